@@ -1,0 +1,113 @@
+//! Everything an operator can set that the data plane needs. The binary fills it from flags, environment and file.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sentinel_watcher::{Credentials, Secret};
+
+/// Which node answers reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadPolicy {
+    /// The primary alone.
+    #[default]
+    Primary,
+    /// The primary; a usable replica while the primary is away.
+    PreferPrimary,
+    /// A usable replica alone: without one, reads wait like writes do.
+    Replica,
+    /// A usable replica; the primary where there is none.
+    PreferReplica,
+}
+
+/// Who a session is towards the nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// AUTH is proven on the node and makes the session's Profile; without it the session is nobody.
+    #[default]
+    Passthrough,
+    /// slipring checks the client's password; sessions run as slipring's own user.
+    Proxy,
+    /// Sessions run as slipring's own user, unasked.
+    None,
+}
+
+/// The data plane's settings. Sizes in bytes.
+#[derive(Clone)]
+pub struct Settings {
+    /// Clients served at once, over all workers; one more is refused with Redis' own error.
+    pub max_clients: usize,
+    /// Leases open at once towards one node, for each budget (blocking, streaming, transactions), over all workers.
+    pub pool_size: usize,
+    /// Shared connections per worker, node and Profile.
+    pub mux_connections: usize,
+    /// Deadline of one connection attempt, handshake included.
+    pub connect_timeout: Duration,
+    /// Silence with work outstanding after which a node is probed on a fresh connection.
+    pub node_timeout: Duration,
+    /// How long a command may wait for a primary; `None`: max(15 s, 2 x down-after + 10 s).
+    pub failover_hold_timeout: Option<Duration>,
+    /// Bytes of commands that may wait for a primary, over all workers.
+    pub failover_hold_bytes: usize,
+    /// How long a session waits for a lease.
+    pub lease_wait_timeout: Duration,
+    /// How long a drain waits for clients to finish.
+    pub drain_timeout: Duration,
+    /// A client silent for longer is closed; zero: never.
+    pub idle_timeout: Duration,
+    /// Who sessions are.
+    pub client_auth: ClientAuth,
+    /// What clients must present under [`ClientAuth::Proxy`].
+    pub client_password: Option<Secret>,
+    /// slipring's own credentials towards the nodes.
+    pub node_credentials: Option<Credentials>,
+    /// Number of workers (threads).
+    pub workers: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            pool_size: 10_000,
+            mux_connections: 1,
+            connect_timeout: Duration::from_secs(1),
+            node_timeout: Duration::from_secs(1),
+            failover_hold_timeout: None,
+            failover_hold_bytes: 256 << 20,
+            lease_wait_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(20),
+            idle_timeout: Duration::ZERO,
+            client_auth: ClientAuth::Passthrough,
+            client_password: None,
+            node_credentials: None,
+            workers: 1,
+        }
+    }
+}
+
+impl FromStr for ReadPolicy {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            "prefer-primary" => Ok(Self::PreferPrimary),
+            "replica" => Ok(Self::Replica),
+            "prefer-replica" => Ok(Self::PreferReplica),
+            _ => Err("takes primary, prefer-primary, replica or prefer-replica"),
+        }
+    }
+}
+
+impl FromStr for ClientAuth {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "passthrough" => Ok(Self::Passthrough),
+            "proxy" => Ok(Self::Proxy),
+            "none" => Ok(Self::None),
+            _ => Err("takes passthrough, proxy or none"),
+        }
+    }
+}

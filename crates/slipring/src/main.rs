@@ -1,0 +1,2 @@
+//! slipring
+fn main() {}
