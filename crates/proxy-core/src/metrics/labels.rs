@@ -1,0 +1,189 @@
+//! The closed sets behind the labels: nothing that a client sends becomes a label.
+
+/// An enum whose variants are label values, and the list of them all.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// All of them, in the order of their discriminants.
+            pub(super) const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// How the metrics call it.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $label,)+
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// How a command ended.
+    Outcome {
+        /// Answered without an error.
+        Ok = "ok",
+        /// Answered with an error of the node, or with one of slipring's own that names no lost command.
+        Error = "error",
+        /// Sent, and never answered: it may or may not have been executed.
+        Unknown = "unknown",
+        /// Never sent: slipring refused it.
+        Refused = "refused",
+    }
+}
+
+labels! {
+    /// Why a client was turned away at the door.
+    RefuseReason {
+        /// `--max-clients` are served already.
+        MaxClients = "max_clients",
+        /// slipring is draining.
+        Draining = "draining",
+        /// The socket failed before a worker adopted it.
+        Socket = "socket",
+    }
+}
+
+labels! {
+    /// Why a client's connection ended.
+    CloseReason {
+        /// The client hung up, or its connection broke.
+        Client = "client",
+        /// QUIT.
+        Quit = "quit",
+        /// It sent what is no RESP.
+        Protocol = "protocol",
+        /// Silent for longer than `--idle-timeout`.
+        Idle = "idle",
+        /// It did not read its replies, up to the bound.
+        Output = "output",
+        /// The node it depended on is gone, with state that cannot be restored.
+        Node = "node",
+        /// slipring drained.
+        Drain = "drain",
+        /// Its session panicked.
+        Panic = "panic",
+    }
+}
+
+labels! {
+    /// The two sides of the proxy.
+    Side {
+        /// Towards the clients.
+        Client = "client",
+        /// Towards the nodes.
+        Node = "node",
+    }
+}
+
+labels! {
+    /// Why a session took a connection of its own.
+    LeaseReason {
+        /// WATCH, or a MULTI that did not come whole.
+        Transaction = "transaction",
+        /// A command that may block.
+        Blocking = "blocking",
+        /// WAIT, WAITAOF.
+        Wait = "wait",
+        /// SUBSCRIBE and its kin.
+        Subscription = "subscription",
+        /// MONITOR.
+        Stream = "stream",
+        /// CLIENT TRACKING and other state for the session's life.
+        Tracking = "tracking",
+    }
+}
+
+labels! {
+    /// Why a command was sent again.
+    ResendReason {
+        /// None of its bytes had been written.
+        Unwritten = "unwritten",
+        /// It only reads, and its connection was lost.
+        Read = "read",
+        /// The node refused it at the entry (READONLY, LOADING, ...).
+        Refused = "refused",
+    }
+}
+
+labels! {
+    /// What a node was to slipring when it connected.
+    NodeRole {
+        /// It takes writes.
+        Primary = "primary",
+        /// It takes reads.
+        Replica = "replica",
+    }
+}
+
+labels! {
+    /// What a connection to a node is for.
+    ConnectionKind {
+        /// Shared by many sessions.
+        Mux = "mux",
+        /// Held by one session.
+        Lease = "lease",
+        /// Probes and kills.
+        Control = "control",
+    }
+}
+
+/// What only grows. Indices are those of [`Metrics::new`](super::Metrics::new).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Clients that were let in.
+    ClientsAccepted {
+        /// Through which door.
+        listener: usize,
+    },
+    /// Clients that were turned away.
+    ClientsRefused(RefuseReason),
+    /// Clients whose connection ended.
+    ClientsClosed(CloseReason),
+    /// Bytes read.
+    ReceivedBytes(Side),
+    /// Bytes written.
+    SentBytes(Side),
+    /// Leases taken.
+    Leases(LeaseReason),
+    /// Commands sent again.
+    Resends(ResendReason),
+    /// Commands whose outcome nobody knows.
+    UnknownOutcomes {
+        /// Of which master.
+        upstream: usize,
+    },
+    /// Connections to a former primary that were cut.
+    FencedConnections {
+        /// Of which master.
+        upstream: usize,
+    },
+    /// Sessions that panicked: one client closed each.
+    SessionPanics,
+}
+
+/// What rises and falls. Indices are those of [`Metrics::new`](super::Metrics::new).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gauge {
+    /// Clients connected now.
+    Clients {
+        /// Through which door they came.
+        listener: usize,
+    },
+    /// Commands waiting for a primary.
+    HeldCommands {
+        /// Of which master.
+        upstream: usize,
+    },
+    /// Their bytes.
+    HeldBytes {
+        /// Of which master.
+        upstream: usize,
+    },
+}
