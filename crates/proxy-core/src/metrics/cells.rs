@@ -110,7 +110,7 @@ impl Cells {
     /// Counts one command that has ended.
     #[inline]
     pub fn command(&self, id: CommandId, outcome: Outcome) {
-        if let Some(row) = self.commands.get(usize::from(id.0)) {
+        if let Some(row) = self.commands.get(id.index()) {
             row[outcome as usize].add(1);
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prometheus::proto::MetricFamily;
-use resp_codec::{CommandSpec, spec};
+use resp_codec::spec;
 
 use super::Metrics;
 use super::cells::{CLASSES, Cells, Count, ListenerCells, UpstreamCells};
@@ -71,19 +71,14 @@ impl Metrics {
 
     fn commands(&self) -> Vec<Family> {
         let mut commands = Family::counter("commands_total", "Commands that ended.");
-        let other = CommandSpec::UNKNOWN.id;
-        let known = spec::TABLE
-            .iter()
-            .map(|spec| (spec.id, spec.name))
-            .filter(|(id, _)| *id != other);
-        for (id, name) in known.chain([(other, "other")]) {
+        for spec in &spec::TABLE {
             for outcome in Outcome::ALL {
                 let total = self.total(|cells| {
-                    let row = cells.commands.get(usize::from(id.0))?;
+                    let row = cells.commands.get(spec.id.index())?;
                     row.get(*outcome as usize)
                 });
                 if total != 0 {
-                    commands = commands.row(&[("command", name), ("outcome", outcome.label())], total);
+                    commands = commands.row(&[("command", spec.name), ("outcome", outcome.label())], total);
                 }
             }
         }
