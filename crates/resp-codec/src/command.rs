@@ -1,0 +1,233 @@
+//! A request with its arguments, read in place.
+
+use crate::error::KeyError;
+use crate::frame::{RequestFrame, RequestShape};
+use crate::keys;
+use crate::scan::{inline, number};
+use crate::spec::{Class, CommandSpec};
+use std::ops::Range;
+
+/// A request frame, its arguments and its row of the command table.
+///
+/// Arguments are read from the frame each time, in order: [`Self::args`] costs a few nanoseconds an argument,
+/// [`Self::arg`] walks to the one asked for. Nothing is allocated but for inline requests.
+#[derive(Debug)]
+pub struct Command<B> {
+    frame: B,
+    found: RequestFrame,
+    spec: &'static CommandSpec,
+    inline: Option<Box<Inline>>,
+}
+
+/// An inline request with its quotes and escapes resolved.
+#[derive(Debug)]
+struct Inline {
+    /// The arguments, one behind the other.
+    text: Vec<u8>,
+    args: Vec<Range<usize>>,
+}
+
+// === impl Command ===
+
+impl<B: AsRef<[u8]>> Command<B> {
+    /// Takes the frame that `found` was found in; `frame` holds exactly its bytes.
+    #[inline]
+    pub fn new(frame: B, found: RequestFrame) -> Self {
+        let inline = match found.shape {
+            RequestShape::Inline => Some(Box::new(Inline::new(frame.as_ref()))),
+            RequestShape::Multibulk | RequestShape::Empty => None,
+        };
+        let mut command = Self {
+            frame,
+            found,
+            spec: CommandSpec::UNKNOWN,
+            inline,
+        };
+        command.spec = command.resolve();
+        command
+    }
+
+    /// The same command over the same bytes in another holder.
+    #[inline]
+    pub fn with_frame<C: AsRef<[u8]>>(self, frame: C) -> Command<C> {
+        Command {
+            frame,
+            found: self.found,
+            spec: self.spec,
+            inline: self.inline,
+        }
+    }
+
+    /// The frame, byte for byte as it came.
+    #[inline]
+    pub fn frame(&self) -> &B {
+        &self.frame
+    }
+
+    /// The frame, byte for byte as it came.
+    #[inline]
+    pub fn into_frame(self) -> B {
+        self.frame
+    }
+
+    /// Arguments, the name included. 0 for an empty request.
+    #[inline]
+    pub fn argc(&self) -> usize {
+        self.found.argc
+    }
+
+    /// The `i`-th argument; 0 is the name. Walks there: for more than one, use [`Self::args`].
+    #[inline]
+    pub fn arg(&self, i: usize) -> Option<&[u8]> {
+        self.args().nth(i)
+    }
+
+    /// The arguments, the name first.
+    #[inline]
+    pub fn args(&self) -> impl Iterator<Item = &[u8]> {
+        let text = self.text();
+        self.arg_ranges().map(|range| text.get(range).unwrap_or_default())
+    }
+
+    /// Where the arguments stand in [`Self::text`].
+    #[inline]
+    pub fn arg_ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        match &self.inline {
+            Some(inline) => ArgRanges::Inline(inline.args.iter()),
+            None => ArgRanges::multibulk(self.frame.as_ref(), self.found),
+        }
+    }
+
+    /// What the ranges of arguments and keys point into: the frame, or for an inline request its arguments with
+    /// quotes and escapes resolved.
+    #[inline]
+    pub fn text(&self) -> &[u8] {
+        self.inline
+            .as_ref()
+            .map_or(self.frame.as_ref(), |inline| &inline.text)
+    }
+
+    /// What is known of the command, its subcommand resolved.
+    #[inline]
+    pub fn spec(&self) -> &'static CommandSpec {
+        self.spec
+    }
+
+    /// Where the keys stand in [`Self::text`], in the order of the arguments. Empty for a command without keys.
+    ///
+    /// # Errors
+    /// The command is unknown, or its arguments do not say where its keys are.
+    pub fn keys(&self) -> Result<Vec<Range<usize>>, KeyError> {
+        keys::of(self)
+    }
+
+    /// Whether the command takes so many arguments.
+    #[inline]
+    pub fn arity_ok(&self) -> bool {
+        self.spec.accepts(self.argc())
+    }
+
+    /// Whether the node may keep silent until somebody writes: all of [`Class::Blocking`], XREAD and XREADGROUP
+    /// only with BLOCK.
+    pub fn may_block(&self) -> bool {
+        self.spec.class == Class::Blocking
+            && (!matches!(self.spec.name, "xread" | "xreadgroup") || self.has_block_option())
+    }
+
+    /// BLOCK among XREAD's options, that is before STREAMS, and not as the value of another option.
+    fn has_block_option(&self) -> bool {
+        let mut args = self.args().skip(1);
+        while let Some(option) = args.next() {
+            if option.eq_ignore_ascii_case(b"BLOCK") {
+                return true;
+            } else if option.eq_ignore_ascii_case(b"STREAMS") {
+                return false;
+            } else if option.eq_ignore_ascii_case(b"GROUP") {
+                args.nth(1);
+            } else if option.eq_ignore_ascii_case(b"COUNT") {
+                args.next();
+            }
+        }
+        false
+    }
+
+    #[inline]
+    fn resolve(&self) -> &'static CommandSpec {
+        let mut args = self.args();
+        let spec = CommandSpec::of(args.next().unwrap_or_default());
+        if !spec.is_container() {
+            return spec;
+        }
+        args.next().and_then(|name| spec.subcommand(name)).unwrap_or(spec)
+    }
+}
+
+// === impl Inline ===
+
+impl Inline {
+    fn new(frame: &[u8]) -> Self {
+        let line = frame.strip_suffix(b"\n").unwrap_or(frame);
+        let mut split = inline::Split::new(line.strip_suffix(b"\r").unwrap_or(line));
+        let (mut text, mut args, mut start) = (Vec::new(), Vec::new(), 0);
+        // The scanner has split this very line without an error.
+        while let Ok(true) = split.next_arg(|byte| text.push(byte)) {
+            args.push(start..text.len());
+            start = text.len();
+        }
+        Self { text, args }
+    }
+}
+
+/// Steps through the arguments of a request.
+enum ArgRanges<'a> {
+    Multibulk { frame: &'a [u8], at: usize, left: usize },
+    Inline(std::slice::Iter<'a, Range<usize>>),
+}
+
+// === impl ArgRanges ===
+
+impl<'a> ArgRanges<'a> {
+    #[inline]
+    fn multibulk(frame: &'a [u8], found: RequestFrame) -> Self {
+        let at = header(frame, 0).map_or(frame.len(), |(_, body)| body);
+        Self::Multibulk {
+            frame,
+            at,
+            left: found.argc,
+        }
+    }
+}
+
+impl Iterator for ArgRanges<'_> {
+    type Item = Range<usize>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Range<usize>> {
+        match self {
+            Self::Multibulk { frame, at, left } => {
+                *left = left.checked_sub(1)?;
+                let (len, start) = header(frame, *at)?;
+                let end = start.saturating_add(len);
+                *at = end.saturating_add(2);
+                Some(start..end)
+            }
+            Self::Inline(args) => args.next().cloned(),
+        }
+    }
+}
+
+/// The number in the header line at `at`, and where its body starts.
+#[inline]
+fn header(frame: &[u8], at: usize) -> Option<(usize, usize)> {
+    let digits = at.saturating_add(1);
+    let line = frame.get(digits..)?;
+    let (number, len) = number::short_line(line).or_else(|| long_line(line))?;
+    Some((usize::try_from(number).ok()?, digits.saturating_add(len)))
+}
+
+/// Header lines that the scanner let pass and [`number::short_line`] does not know.
+#[cold]
+fn long_line(line: &[u8]) -> Option<(i64, usize)> {
+    let end = memchr::memchr(b'\r', line)?;
+    Some((number::parse(line.get(..end)?)?, end.saturating_add(2)))
+}

@@ -1,0 +1,9 @@
+//! Where frames end. Both scanners resume where they stopped and never look at a byte of a body.
+
+pub(crate) mod inline;
+pub(crate) mod number;
+mod reply;
+mod request;
+
+pub use reply::ReplyScan;
+pub use request::RequestScan;

@@ -1,0 +1,258 @@
+//! Where a request ends, by the rules of Redis' `processMultibulkBuffer` and `processInlineBuffer`.
+//!
+//! Whoever stands before Redis must cut requests exactly as it does, also where it is lenient: the two bytes after
+//! a body are skipped unseen, so is the byte after a header's `\r`, and a NUL hides the rest of an open line.
+
+use super::inline::Split;
+use super::number;
+use crate::error::RequestError;
+use crate::frame::{RequestFrame, RequestShape};
+use crate::limits::RequestLimits;
+
+/// Finds the end of one request in a buffer that grows.
+///
+/// Holds a few numbers, whatever a header announces.
+#[derive(Debug, Default)]
+pub struct RequestScan {
+    stage: Stage,
+    /// Where the open line or body starts.
+    at: usize,
+    /// Bytes of the open line known to hold no line end.
+    searched: usize,
+    /// Arguments announced.
+    argc: usize,
+    /// Arguments not yet complete.
+    left: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Stage {
+    /// At the first byte of a request.
+    #[default]
+    Start,
+    /// In a line without `*` at its start.
+    Inline,
+    /// In `*3\r\n`.
+    Count,
+    /// In `$5\r\n`.
+    Length,
+    /// In a body, whose line end included this many bytes.
+    Body(usize),
+}
+
+// === impl RequestScan ===
+
+impl RequestScan {
+    /// Looks for the end of the request that starts at `buf[0]`. `None` means more bytes are needed: call again
+    /// with the same bytes and more behind them. After a frame or an error the scan is new again.
+    ///
+    /// # Errors
+    /// As Redis answers them, see [`RequestError`].
+    #[inline]
+    pub fn advance(
+        &mut self,
+        buf: &[u8],
+        limits: &RequestLimits,
+    ) -> Result<Option<RequestFrame>, RequestError> {
+        let outcome = self.resume(buf, limits);
+        if !matches!(outcome, Ok(None)) {
+            *self = Self::default();
+        }
+        outcome
+    }
+
+    fn resume(&mut self, buf: &[u8], limits: &RequestLimits) -> Result<Option<RequestFrame>, RequestError> {
+        loop {
+            match self.stage {
+                Stage::Start => match buf.first() {
+                    Some(b'*') => self.stage = Stage::Count,
+                    Some(_) => self.stage = Stage::Inline,
+                    None => return Ok(None),
+                },
+                Stage::Inline => return self.inline(buf, limits),
+                Stage::Count => {
+                    let Some(count) = self.number(buf, limits, Header::COUNT)? else {
+                        return Ok(None);
+                    };
+                    let Some(argc) = check_count(count, limits)? else {
+                        return Ok(Some(self.frame(RequestShape::Empty)));
+                    };
+                    self.argc = argc;
+                    self.left = argc;
+                    self.stage = Stage::Length;
+                }
+                Stage::Length => {
+                    let Some(len) = self.number(buf, limits, Header::LENGTH)? else {
+                        return Ok(None);
+                    };
+                    self.stage = Stage::Body(check_length(len, limits)?.saturating_add(LINE_END));
+                }
+                Stage::Body(len) => {
+                    let end = self.at.saturating_add(len);
+                    if buf.len() < end {
+                        return Ok(None);
+                    }
+                    self.at = end;
+                    self.left = self.left.saturating_sub(1);
+                    if self.left == 0 {
+                        return Ok(Some(self.frame(RequestShape::Multibulk)));
+                    }
+                    self.stage = Stage::Length;
+                }
+            }
+        }
+    }
+
+    /// Reads the header line at `self.at` and steps over it.
+    #[inline]
+    fn number(
+        &mut self,
+        buf: &[u8],
+        limits: &RequestLimits,
+        header: Header,
+    ) -> Result<Option<i64>, RequestError> {
+        let line = buf.get(self.at..).unwrap_or_default();
+        if let [prefix, rest @ ..] = line
+            && *prefix == header.prefix
+            && let Some((value, len)) = number::short_line(rest)
+        {
+            self.at = self.at.saturating_add(len).saturating_add(1);
+            self.searched = 0;
+            return Ok(Some(value));
+        }
+        self.odd_number(line, limits, header)
+    }
+
+    /// The header lines that are long, late or wrong.
+    #[cold]
+    fn odd_number(
+        &mut self,
+        line: &[u8],
+        limits: &RequestLimits,
+        header: Header,
+    ) -> Result<Option<i64>, RequestError> {
+        let Some(end) = self
+            .find_end(line, b'\r', limits)
+            .map_err(|TooLong| header.too_long)?
+        else {
+            return Ok(None);
+        };
+        let Some(after) = end.checked_add(LINE_END).filter(|after| *after <= line.len()) else {
+            return Ok(None);
+        };
+        let (prefix, text) = match line.get(..end).unwrap_or_default() {
+            [prefix, text @ ..] => (*prefix, text),
+            [] => (b'\r', Default::default()),
+        };
+        if prefix != header.prefix {
+            return Err(RequestError::ExpectedBulk(prefix));
+        }
+        self.at = self.at.saturating_add(after);
+        self.searched = 0;
+        number::parse(text).map(Some).ok_or(header.invalid)
+    }
+
+    fn inline(&mut self, buf: &[u8], limits: &RequestLimits) -> Result<Option<RequestFrame>, RequestError> {
+        let Some(end) = self
+            .find_end(buf, b'\n', limits)
+            .map_err(|TooLong| RequestError::TooBigInline)?
+        else {
+            return Ok(None);
+        };
+        let line = buf.get(..end).unwrap_or_default();
+        let mut args = Split::new(line.strip_suffix(b"\r").unwrap_or(line));
+        while args
+            .next_arg(|_| ())
+            .map_err(|_| RequestError::UnbalancedQuotes)?
+        {
+            self.argc = self.argc.saturating_add(1);
+        }
+        self.at = end.saturating_add(1);
+        Ok(Some(self.frame(if self.argc == 0 {
+            RequestShape::Empty
+        } else {
+            RequestShape::Inline
+        })))
+    }
+
+    /// Where in `line` the first `end` stands; never further than the limit, and never behind a NUL, at which
+    /// Redis' search with `strchr` stops.
+    fn find_end(&mut self, line: &[u8], end: u8, limits: &RequestLimits) -> Result<Option<usize>, TooLong> {
+        let within = line.len().min(limits.max_inline.saturating_add(1));
+        let fresh = line.get(self.searched..within).unwrap_or_default();
+        match memchr::memchr2(end, 0, fresh) {
+            Some(at) if fresh.get(at) == Some(&end) => Ok(Some(self.searched.saturating_add(at))),
+            _ if line.len() > limits.max_inline => Err(TooLong),
+            // A NUL stays the first thing found: searched again from where it stands.
+            Some(at) => {
+                self.searched = self.searched.saturating_add(at);
+                Ok(None)
+            }
+            None => {
+                self.searched = within;
+                Ok(None)
+            }
+        }
+    }
+
+    fn frame(&self, shape: RequestShape) -> RequestFrame {
+        RequestFrame {
+            len: self.at,
+            argc: self.argc,
+            shape,
+        }
+    }
+}
+
+/// An open line past the limit.
+struct TooLong;
+
+/// What the two header lines of a multibulk request differ in.
+#[derive(Clone, Copy)]
+struct Header {
+    prefix: u8,
+    invalid: RequestError,
+    too_long: RequestError,
+}
+
+// === impl Header ===
+
+impl Header {
+    const COUNT: Self = Self {
+        prefix: b'*',
+        invalid: RequestError::InvalidMultibulkLength,
+        too_long: RequestError::TooBigMultibulkCount,
+    };
+    const LENGTH: Self = Self {
+        prefix: b'$',
+        invalid: RequestError::InvalidBulkLength,
+        too_long: RequestError::TooBigBulkCount,
+    };
+}
+
+const LINE_END: usize = 2;
+
+/// `None` for a count that announces nothing.
+fn check_count(count: i64, limits: &RequestLimits) -> Result<Option<usize>, RequestError> {
+    if count > limits.max_args {
+        let known = !limits.authenticated && count <= RequestLimits::AUTHENTICATED.max_args;
+        return Err(if known {
+            RequestError::UnauthenticatedMultibulkLength
+        } else {
+            RequestError::InvalidMultibulkLength
+        });
+    }
+    Ok(usize::try_from(count).ok().filter(|argc| *argc > 0))
+}
+
+fn check_length(len: i64, limits: &RequestLimits) -> Result<usize, RequestError> {
+    if len > limits.max_bulk_len {
+        let known = !limits.authenticated && len <= RequestLimits::AUTHENTICATED.max_bulk_len;
+        return Err(if known {
+            RequestError::UnauthenticatedBulkLength
+        } else {
+            RequestError::InvalidBulkLength
+        });
+    }
+    usize::try_from(len).map_err(|_| RequestError::InvalidBulkLength)
+}

@@ -1,0 +1,224 @@
+//! How commands travel: the short list that no server can tell us, kept by hand.
+
+// What indexes and counts here runs in the compiler alone.
+#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use super::CommandFlags;
+use super::lookup::same;
+
+/// What a command does to the dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The servers flag it `readonly`.
+    Read,
+    /// The servers flag it `write`; also scripts and unknown commands, which may.
+    Write,
+    /// Neither: it does not touch the dataset.
+    Neither,
+}
+
+/// How a command travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Keyed, keyless, scripts and whatever is unknown: the shared way.
+    Data,
+    /// The state of the connection: AUTH, HELLO, SELECT, most of CLIENT, RESET, QUIT.
+    Session,
+    /// MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+    Transaction,
+    /// May wait for others to write.
+    Blocking,
+    /// Waits for replication: WAIT, WAITAOF.
+    Wait,
+    /// Subscribing and unsubscribing, in all three spellings.
+    Subscription,
+    /// Turns the connection into a stream: MONITOR, SYNC, PSYNC.
+    Stream,
+    /// Stops scripts or servers, and must not queue behind them.
+    Control,
+    /// State of the node's connection that cannot be shared or moved; pins the session for its life.
+    Tracking,
+}
+
+// === impl Class ===
+
+impl Class {
+    /// How many classes there are: per-class metrics are arrays of this length.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Each class, in the order of [`Self::index`].
+    pub const ALL: [Self; 9] = [
+        Self::Data,
+        Self::Session,
+        Self::Transaction,
+        Self::Blocking,
+        Self::Wait,
+        Self::Subscription,
+        Self::Stream,
+        Self::Control,
+        Self::Tracking,
+    ];
+
+    /// A dense index.
+    #[inline]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As a metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Blocking => "blocking",
+            Self::Wait => "wait",
+            Self::Subscription => "subscription",
+            Self::Stream => "stream",
+            Self::Control => "control",
+            Self::Tracking => "tracking",
+        }
+    }
+}
+
+pub(super) const fn class_of(name: &str, flags: CommandFlags) -> Class {
+    let mut at = 0;
+    while at < CLASSES.len() {
+        let (known, class) = CLASSES[at];
+        if same(known.as_bytes(), name.as_bytes()) {
+            return class;
+        }
+        at += 1;
+    }
+    if starts_with(name.as_bytes(), b"client|") {
+        Class::Session
+    } else if flags.contains(CommandFlags::BLOCKING) {
+        Class::Blocking
+    } else {
+        Class::Data
+    }
+}
+
+pub(super) const fn is_script(name: &str) -> bool {
+    let name = name.as_bytes();
+    starts_with(name, b"eval") || starts_with(name, b"fcall")
+}
+
+pub(super) const fn access_of(flags: CommandFlags) -> Access {
+    if flags.contains(CommandFlags::READONLY) {
+        Access::Read
+    } else if flags.contains(CommandFlags::WRITE) || flags.contains(CommandFlags::SCRIPT) {
+        Access::Write
+    } else {
+        Access::Neither
+    }
+}
+
+const CLASSES: [(&str, Class); 34] = [
+    ("auth", Class::Session),
+    ("hello", Class::Session),
+    ("select", Class::Session),
+    ("client", Class::Session),
+    ("reset", Class::Session),
+    ("quit", Class::Session),
+    ("asking", Class::Session),
+    ("readonly", Class::Session),
+    ("readwrite", Class::Session),
+    ("client|tracking", Class::Tracking),
+    ("client|caching", Class::Tracking),
+    ("client|no-evict", Class::Tracking),
+    ("client|no-touch", Class::Tracking),
+    ("replconf", Class::Tracking),
+    ("multi", Class::Transaction),
+    ("exec", Class::Transaction),
+    ("discard", Class::Transaction),
+    ("watch", Class::Transaction),
+    ("unwatch", Class::Transaction),
+    ("wait", Class::Wait),
+    ("waitaof", Class::Wait),
+    ("subscribe", Class::Subscription),
+    ("unsubscribe", Class::Subscription),
+    ("psubscribe", Class::Subscription),
+    ("punsubscribe", Class::Subscription),
+    ("ssubscribe", Class::Subscription),
+    ("sunsubscribe", Class::Subscription),
+    ("monitor", Class::Stream),
+    ("sync", Class::Stream),
+    ("psync", Class::Stream),
+    ("script|kill", Class::Control),
+    ("function|kill", Class::Control),
+    ("shutdown", Class::Control),
+    ("debug", Class::Control),
+];
+
+const fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
+    let mut at = 0;
+    while at < prefix.len() {
+        if at >= text.len() || text[at] != prefix[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{CommandSpec, TABLE};
+
+    fn spec(name: &str) -> &'static CommandSpec {
+        TABLE
+            .iter()
+            .find(|spec| spec.name == name)
+            .unwrap_or_else(|| panic!("{name} is not in the table"))
+    }
+
+    #[test]
+    fn every_name_kept_by_hand_is_in_the_table() {
+        for (name, class) in CLASSES {
+            assert_eq!(spec(name).class, class, "{name}");
+        }
+    }
+
+    #[test]
+    fn classes_of_the_rest() {
+        for (name, want) in [
+            ("get", Class::Data),
+            ("eval", Class::Data),
+            ("publish", Class::Data),
+            ("pubsub|channels", Class::Data),
+            ("script|load", Class::Data),
+            ("client|setname", Class::Session),
+            ("client|setinfo", Class::Session),
+            ("blpop", Class::Blocking),
+            ("xread", Class::Blocking),
+            ("xreadgroup", Class::Blocking),
+            ("bzmpop", Class::Blocking),
+            ("other", Class::Data),
+        ] {
+            assert_eq!(spec(name).class, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn access() {
+        for (name, want) in [
+            ("get", Access::Read),
+            ("set", Access::Write),
+            ("getdel", Access::Write),
+            ("ping", Access::Neither),
+            ("publish", Access::Neither),
+            ("eval", Access::Write),
+            ("eval_ro", Access::Read),
+            ("fcall", Access::Write),
+            ("other", Access::Write),
+        ] {
+            assert_eq!(spec(name).access, want, "{name}");
+        }
+        for name in ["eval", "evalsha", "eval_ro", "fcall", "fcall_ro", "other"] {
+            assert!(spec(name).flags.contains(CommandFlags::SCRIPT), "{name}");
+        }
+        assert!(!spec("get").flags.contains(CommandFlags::SCRIPT));
+    }
+}
