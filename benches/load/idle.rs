@@ -1,0 +1,89 @@
+//! The workload `idle`: what a client costs that says nothing.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::client;
+use super::front::{Front, Peer};
+use super::lab::{self, Lab};
+use super::options::Options;
+use super::process::Interrupt;
+use super::report::progress;
+use super::usage::resident_bytes;
+
+/// Resident memory of one front, in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct IdleResult {
+    pub(super) peer: Peer,
+    pub(super) clients: usize,
+    /// Without clients.
+    pub(super) rest_bytes: u64,
+    /// More than at rest for each client that has connected and said nothing.
+    pub(super) silent_bytes_per_client: f64,
+    /// The same after each client has sent a pipeline of 16 SETs of 1 KiB and read the replies.
+    pub(super) busy_bytes_per_client: f64,
+    /// After all clients have left.
+    pub(super) after_bytes: u64,
+    pub(super) failure: Option<String>,
+}
+
+/// Time for a front to put away what it no longer needs.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// Measures the fronts one after the other, each started afresh.
+pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<IdleResult>> {
+    let clients = options.idle_clients.min(lab::clients_possible()?);
+    client::fill(lab.redis_port, 16)?;
+    let mut results = Vec::new();
+    for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
+        progress(&format!("idle: {peer}"));
+        let front = Front::start(lab, peer, 16, interrupt)?;
+        let mut result = IdleResult {
+            peer,
+            clients,
+            rest_bytes: resident_bytes(front.pid)?,
+            silent_bytes_per_client: 0.0,
+            busy_bytes_per_client: 0.0,
+            after_bytes: 0,
+            failure: None,
+        };
+        if let Err(e) = measure(&front, &mut result, interrupt) {
+            interrupt.check()?;
+            result.failure = Some(format!("{e:#}"));
+        }
+        results.push(result);
+    }
+    progress("");
+    Ok(results)
+}
+
+fn measure(front: &Front, result: &mut IdleResult, interrupt: &Interrupt) -> Result<()> {
+    let rest = result.rest_bytes as f64;
+    let per_client = |resident: u64| (resident as f64 - rest) / result.clients as f64;
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for n in 0..result.clients {
+        interrupt.check()?;
+        streams.push(client::connect(front.port).with_context(|| format!("client {n}"))?);
+    }
+    std::thread::sleep(SETTLE);
+    result.silent_bytes_per_client = per_client(resident_bytes(front.pid)?);
+
+    let mut request = Vec::new();
+    for _ in 0..16 {
+        client::command(&mut request, &[b"SET", b"idle", &[b'x'; 1024]]);
+    }
+    for (n, stream) in streams.iter_mut().enumerate() {
+        interrupt.check()?;
+        client::expect(stream, &request, &b"+OK\r\n".repeat(16)).with_context(|| format!("client {n}"))?;
+    }
+    std::thread::sleep(SETTLE);
+    result.busy_bytes_per_client = per_client(resident_bytes(front.pid)?);
+
+    drop(streams);
+    std::thread::sleep(SETTLE);
+    result.after_bytes = resident_bytes(front.pid)?;
+    Ok(())
+}

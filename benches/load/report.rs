@@ -1,0 +1,239 @@
+//! The tables on standard output and the JSON file.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::front::Peer;
+use super::idle::IdleResult;
+use super::options::Options;
+use super::rounds::{FrontResult, WorkloadResult};
+
+/// Everything measured, as it goes into the JSON file.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    /// Seconds since 1970 at the beginning.
+    begun: u64,
+    /// The checkout's commit, with `-dirty` where files differ from it.
+    commit: String,
+    machine: Machine,
+    /// Interleaved rounds, and seconds aimed at for each measurement.
+    rounds: u32,
+    seconds: f64,
+    pub(super) workloads: Vec<WorkloadResult>,
+    pub(super) idle: Vec<IdleResult>,
+}
+
+#[derive(Debug, Serialize)]
+struct Machine {
+    processor: String,
+    processors: usize,
+    kernel: String,
+    /// Runnable processes over the last minute before the run: how much the machine had to do besides.
+    load_average: f64,
+}
+
+/// Shows what is going on in one line that the next call overwrites; nothing where nobody watches.
+pub(super) fn progress(text: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r\x1b[K{text}");
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(super) fn begin(options: &Options) -> Self {
+        Self {
+            begun: unix_seconds(),
+            commit: commit(),
+            machine: Machine::this(),
+            rounds: options.rounds,
+            seconds: options.seconds,
+            workloads: Vec::new(),
+            idle: Vec::new(),
+        }
+    }
+
+    /// One line on what is measured where.
+    pub(super) fn heading(&self) -> String {
+        let Machine {
+            processor,
+            processors,
+            kernel,
+            load_average,
+        } = &self.machine;
+        format!(
+            "{} interleaved rounds of about {} s each at commit {}; {processors} processors, {processor}, \
+             Linux {kernel}, load average before {load_average}\n",
+            self.rounds, self.seconds, self.commit
+        )
+    }
+
+    /// Processor time per request of one front over that of another.
+    pub(super) fn ratio(&self, workload: &str, front: Peer, to: Peer) -> Option<f64> {
+        let workload = self.workloads.iter().find(|result| result.name == workload)?;
+        let front = workload.fronts.iter().find(|result| result.peer == front)?;
+        // What failed half-way has not shown anything.
+        if front.failure.is_some() {
+            None
+        } else {
+            front.ratio_to.get(&to).copied()
+        }
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        Ok(fs::write(path, serde_json::to_vec_pretty(self)?)?)
+    }
+}
+
+/// The table of one workload of requests.
+pub(super) fn requests_table(result: &WorkloadResult) -> String {
+    let mut out = format!("{} ({})\n", result.title, result.name);
+    let _ = writeln!(
+        out,
+        "  {:<11} {:>9} {:>8} {:>8} {:>8}  {:>9} {:>8} {:>8} {:>9}  {:>8} {:>8}  {:>8} {:>9}",
+        "front",
+        "req/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "front us",
+        "user",
+        "system",
+        "redis us",
+        "MiB",
+        "backends",
+        "x floor",
+        "slipring"
+    );
+    for front in &result.fronts {
+        let _ = writeln!(out, "{}", row(front, &result.fronts));
+    }
+    out
+}
+
+fn row(front: &FrontResult, all: &[FrontResult]) -> String {
+    if let Some(failure) = &front.failure {
+        return format!(
+            "  {:<11} failed: {}",
+            front.peer,
+            failure.lines().next().unwrap_or_default()
+        );
+    }
+    let m = &front.median;
+    let slipring = all
+        .iter()
+        .find(|other| other.peer == Peer::Slipring && other.failure.is_none());
+    let to_floor = front.ratio_to.get(&Peer::Floor);
+    let of_slipring = slipring.and_then(|slipring| slipring.ratio_to.get(&front.peer));
+    let has_redis = front.peer != Peer::Floor;
+    format!(
+        "  {:<11} {:>9.0} {:>8.3} {:>8.3} {:>8.3}  {:>9.2} {:>8.2} {:>8.2} {:>9}  {:>8.1} {:>8}  {:>8} {:>9}",
+        front.peer,
+        m.requests_per_second,
+        m.p50_ms,
+        m.p99_ms,
+        m.p999_ms,
+        m.front_us,
+        m.front_user_us,
+        m.front_system_us,
+        if has_redis {
+            format!("{:.2}", m.redis_us)
+        } else {
+            "-".to_owned()
+        },
+        mib(m.resident_bytes),
+        if has_redis {
+            m.backend_connections.to_string()
+        } else {
+            "-".to_owned()
+        },
+        or_dash(to_floor),
+        or_dash(of_slipring),
+    )
+}
+
+/// The table of the workload `idle`.
+pub(super) fn idle_table(results: &[IdleResult]) -> String {
+    let clients = results.first().map_or(0, |result| result.clients);
+    let mut out = format!("{clients} idle clients: resident memory (idle)\n");
+    let _ = writeln!(
+        out,
+        "  {:<11} {:>10} {:>16} {:>22} {:>16}",
+        "front", "MiB before", "bytes per client", "bytes once it was busy", "MiB after"
+    );
+    for result in results {
+        let _ = match &result.failure {
+            Some(failure) => writeln!(out, "  {:<11} failed: {failure}", result.peer),
+            None => writeln!(
+                out,
+                "  {:<11} {:>10.1} {:>16.0} {:>22.0} {:>16.1}",
+                result.peer,
+                mib(result.rest_bytes as f64),
+                result.silent_bytes_per_client,
+                result.busy_bytes_per_client,
+                mib(result.after_bytes as f64)
+            ),
+        };
+    }
+    out
+}
+
+fn or_dash(ratio: Option<&f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+fn mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
+
+fn commit() -> String {
+    let described = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    match described {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    fn this() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let load = read("/proc/loadavg");
+        Self {
+            processor: model.map_or("unknown processor", |(_, model)| model).to_owned(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load_average: load
+                .split_ascii_whitespace()
+                .next()
+                .and_then(|first| first.parse().ok())
+                .unwrap_or(0.0),
+        }
+    }
+}
