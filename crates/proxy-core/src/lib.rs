@@ -1,9 +1,14 @@
 //! Sessions, routing and backends: the files in the order in which a request meets them.
 
+mod metrics;
 mod net;
 mod server;
 mod settings;
 
+pub use metrics::{
+    Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
+    Outcome, RefuseReason, ResendReason, Side,
+};
 pub use net::{Accepted, Incoming, Listen, TcpDial, TcpListen};
 pub use server::{Handle, Listener, Upstream, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};
