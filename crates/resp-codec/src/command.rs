@@ -37,14 +37,16 @@ impl<B: AsRef<[u8]>> Command<B> {
             RequestShape::Inline => Some(Box::new(Inline::new(frame.as_ref()))),
             RequestShape::Multibulk | RequestShape::Empty => None,
         };
-        let mut command = Self {
+        let spec = match &inline {
+            Some(inline) => resolve(&inline.text, inline.args.iter().cloned()),
+            None => resolve(frame.as_ref(), Multibulk::new(frame.as_ref(), found.argc)),
+        };
+        Self {
             frame,
             found,
-            spec: CommandSpec::UNKNOWN,
+            spec,
             inline,
-        };
-        command.spec = command.resolve();
-        command
+        }
     }
 
     /// The same command over the same bytes in another holder.
@@ -94,7 +96,7 @@ impl<B: AsRef<[u8]>> Command<B> {
     pub fn arg_ranges(&self) -> impl Iterator<Item = Range<usize>> {
         match &self.inline {
             Some(inline) => ArgRanges::Inline(inline.args.iter()),
-            None => ArgRanges::multibulk(self.frame.as_ref(), self.found),
+            None => ArgRanges::Multibulk(Multibulk::new(self.frame.as_ref(), self.found.argc)),
         }
     }
 
@@ -150,16 +152,17 @@ impl<B: AsRef<[u8]>> Command<B> {
         }
         false
     }
+}
 
-    #[inline]
-    fn resolve(&self) -> &'static CommandSpec {
-        let mut args = self.args();
-        let spec = CommandSpec::of(args.next().unwrap_or_default());
-        if !spec.is_container() {
-            return spec;
-        }
-        args.next().and_then(|name| spec.subcommand(name)).unwrap_or(spec)
+/// The row of the command with these arguments, of its subcommand if it has one.
+#[inline]
+fn resolve(text: &[u8], mut args: impl Iterator<Item = Range<usize>>) -> &'static CommandSpec {
+    let mut next = || args.next().and_then(|range| text.get(range));
+    let spec = next().map_or(CommandSpec::UNKNOWN, CommandSpec::of);
+    if spec.is_container() {
+        return next().and_then(|name| spec.subcommand(name)).unwrap_or(spec);
     }
+    spec
 }
 
 // === impl Inline ===
@@ -180,23 +183,18 @@ impl Inline {
 
 /// Steps through the arguments of a request.
 enum ArgRanges<'a> {
-    Multibulk { frame: &'a [u8], at: usize, left: usize },
+    Multibulk(Multibulk<'a>),
     Inline(std::slice::Iter<'a, Range<usize>>),
 }
 
-// === impl ArgRanges ===
-
-impl<'a> ArgRanges<'a> {
-    #[inline]
-    fn multibulk(frame: &'a [u8], found: RequestFrame) -> Self {
-        let at = header(frame, 0).map_or(frame.len(), |(_, body)| body);
-        Self::Multibulk {
-            frame,
-            at,
-            left: found.argc,
-        }
-    }
+/// Steps through the arguments of a multibulk frame.
+struct Multibulk<'a> {
+    frame: &'a [u8],
+    at: usize,
+    left: usize,
 }
+
+// === impl ArgRanges ===
 
 impl Iterator for ArgRanges<'_> {
     type Item = Range<usize>;
@@ -204,20 +202,41 @@ impl Iterator for ArgRanges<'_> {
     #[inline]
     fn next(&mut self) -> Option<Range<usize>> {
         match self {
-            Self::Multibulk { frame, at, left } => {
-                *left = left.checked_sub(1)?;
-                let (len, start) = header(frame, *at)?;
-                let end = start.saturating_add(len);
-                *at = end.saturating_add(2);
-                Some(start..end)
-            }
+            Self::Multibulk(args) => args.next(),
             Self::Inline(args) => args.next().cloned(),
         }
     }
 }
 
+// === impl Multibulk ===
+
+impl<'a> Multibulk<'a> {
+    #[inline]
+    fn new(frame: &'a [u8], argc: usize) -> Self {
+        let at = header(frame, 0).map_or(frame.len(), |(_, body)| body);
+        Self {
+            frame,
+            at,
+            left: argc,
+        }
+    }
+}
+
+impl Iterator for Multibulk<'_> {
+    type Item = Range<usize>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.left = self.left.checked_sub(1)?;
+        let (len, start) = header(self.frame, self.at)?;
+        let end = start.saturating_add(len);
+        self.at = end.saturating_add(2);
+        Some(start..end)
+    }
+}
+
 /// The number in the header line at `at`, and where its body starts.
-#[inline]
+#[inline(always)]
 fn header(frame: &[u8], at: usize) -> Option<(usize, usize)> {
     let digits = at.saturating_add(1);
     let line = frame.get(digits..)?;

@@ -28,7 +28,7 @@ pub(crate) fn parse(text: &[u8]) -> Option<i64> {
 
 /// The common case in one pass: a short positive number and its whole line end at the start of `bytes`, and how
 /// many bytes both take. `None` means no more than "look closer".
-#[inline]
+#[inline(always)]
 pub(crate) fn short_line(bytes: &[u8]) -> Option<(i64, usize)> {
     let mut value: i64 = 0;
     for (at, &byte) in bytes.iter().enumerate().take(MAX_SHORT_DIGITS) {
