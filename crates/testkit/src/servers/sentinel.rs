@@ -241,10 +241,8 @@ impl Sentinel {
     /// # Errors
     /// When it does not, with the tail of its log.
     pub fn wait_ready(&self, name: &str, replicas: usize, other_sentinels: usize) -> Result<()> {
-        wait_for(
-            &format!("{} to know all of {name}", self.process.name()),
-            STEP_TIMEOUT,
-            || {
+        self.process
+            .wait_until(&format!("its view of all of {name}"), || {
                 let master = self.master(name)?;
                 let seen = |field: &str| master.get(field).cloned().unwrap_or_default();
                 let state = (seen("flags"), seen("num-slaves"), seen("num-other-sentinels"));
@@ -266,9 +264,7 @@ impl Sentinel {
                     }
                 }
                 self.command(&["SENTINEL", "CKQUORUM", name]).map(drop)
-            },
-        )
-        .with_context(|| self.process.log_tail())
+            })
     }
 
     /// `kill -9`.
