@@ -21,6 +21,8 @@ pub enum RequestError {
     TooBigBulkCount,
     /// An argument that starts with this byte and not with `$`.
     ExpectedBulk(u8),
+    /// A header or an argument without `\r\n` where it belongs.
+    InvalidLineEnd,
     /// 64 KiB of an inline request without its end.
     TooBigInline,
     /// An inline request whose quotes do not match.
@@ -71,6 +73,7 @@ impl RequestError {
             Self::ExpectedBulk(got) => {
                 return Cow::Owned(format!("{EXPECTED_BULK}{}'", char::from(printable(got))));
             }
+            Self::InvalidLineEnd => "Protocol error: invalid CRLF in request",
             Self::TooBigInline => "Protocol error: too big inline request",
             Self::UnbalancedQuotes => "Protocol error: unbalanced quotes in request",
         })

@@ -1,7 +1,8 @@
-//! Where a request ends, by the rules of Redis' `processMultibulkBuffer` and `processInlineBuffer`.
+//! Where a request ends, by the rules of `processMultibulkBuffer` and `processInlineBuffer`.
 //!
-//! Whoever stands before Redis must cut requests exactly as it does, also where it is lenient: the two bytes after
-//! a body are skipped unseen, so is the byte after a header's `\r`, and a NUL hides the rest of an open line.
+//! Whoever stands before a node must cut requests exactly as it does. Where Redis 7 and Valkey 8 differ, the
+//! stricter one is followed: Redis skips the bytes at a line end's place unseen, Valkey refuses what is no `\r\n`.
+//! So nothing that passes here is refused by either, and no client's bytes break a connection that others share.
 
 use super::inline::Split;
 use super::number;
@@ -89,8 +90,11 @@ impl RequestScan {
                 }
                 Stage::Body(len) => {
                     let end = self.at.saturating_add(len);
-                    if buf.len() < end {
+                    let Some(line_end) = buf.get(end.saturating_sub(LINE_END)..end) else {
                         return Ok(None);
+                    };
+                    if line_end != b"\r\n" {
+                        return Err(RequestError::InvalidLineEnd);
                     }
                     self.at = end;
                     self.left = self.left.saturating_sub(1);
@@ -132,12 +136,12 @@ impl RequestScan {
         header: Header,
     ) -> Result<Option<i64>, RequestError> {
         let Some(end) = self
-            .find_end(line, b'\r', limits)
+            .find_end(line, b'\r', None, limits)
             .map_err(|TooLong| header.too_long)?
         else {
             return Ok(None);
         };
-        let Some(after) = end.checked_add(LINE_END).filter(|after| *after <= line.len()) else {
+        let Some(newline) = line.get(end.saturating_add(1)) else {
             return Ok(None);
         };
         let (prefix, text) = match line.get(..end).unwrap_or_default() {
@@ -147,14 +151,17 @@ impl RequestScan {
         if prefix != header.prefix {
             return Err(RequestError::ExpectedBulk(prefix));
         }
-        self.at = self.at.saturating_add(after);
+        if *newline != b'\n' {
+            return Err(RequestError::InvalidLineEnd);
+        }
+        self.at = self.at.saturating_add(end).saturating_add(LINE_END);
         self.searched = 0;
         number::parse(text).map(Some).ok_or(header.invalid)
     }
 
     fn inline(&mut self, buf: &[u8], limits: &RequestLimits) -> Result<Option<RequestFrame>, RequestError> {
         let Some(end) = self
-            .find_end(buf, b'\n', limits)
+            .find_end(buf, b'\n', Some(0), limits)
             .map_err(|TooLong| RequestError::TooBigInline)?
         else {
             return Ok(None);
@@ -175,15 +182,21 @@ impl RequestScan {
         })))
     }
 
-    /// Where in `line` the first `end` stands; never further than the limit, and never behind a NUL, at which
-    /// Redis' search with `strchr` stops.
-    fn find_end(&mut self, line: &[u8], end: u8, limits: &RequestLimits) -> Result<Option<usize>, TooLong> {
+    /// Where in `line` the first `end` stands; never further than the limit, and never behind a `hider`: the
+    /// servers look for the end of an inline request with `strchr`, which stops at a NUL.
+    fn find_end(
+        &mut self,
+        line: &[u8],
+        end: u8,
+        hider: Option<u8>,
+        limits: &RequestLimits,
+    ) -> Result<Option<usize>, TooLong> {
         let within = line.len().min(limits.max_inline.saturating_add(1));
         let fresh = line.get(self.searched..within).unwrap_or_default();
-        match memchr::memchr2(end, 0, fresh) {
+        match memchr::memchr2(end, hider.unwrap_or(end), fresh) {
             Some(at) if fresh.get(at) == Some(&end) => Ok(Some(self.searched.saturating_add(at))),
             _ if line.len() > limits.max_inline => Err(TooLong),
-            // A NUL stays the first thing found: searched again from where it stands.
+            // The hider stays the first thing found.
             Some(at) => {
                 self.searched = self.searched.saturating_add(at);
                 Ok(None)
