@@ -1,13 +1,14 @@
 //! One run of redis-benchmark, and what it printed.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use testkit::process::Process;
 
-use super::process::{Interrupt, Process};
+use super::interrupt::Interrupt;
 use super::workload::Requests;
 
 /// What redis-benchmark measured; latencies in milliseconds.
@@ -24,58 +25,59 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// A run that takes longer has stalled.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Runs it against `port` and calls `during` with its process id now and then while it works.
+/// Runs it against `address` and calls `during` with its process id now and then while it works.
 ///
 /// # Errors
 /// When it cannot be started, fails, stalls, prints something unknown, or the driver is interrupted.
 pub(super) fn run(
     requests: &Requests,
     count: u64,
-    port: u16,
-    dir: &Path,
+    address: SocketAddr,
+    folder: &Path,
     interrupt: &Interrupt,
     mut during: impl FnMut(u32),
 ) -> Result<Outcome> {
-    let log = dir.join("redis-benchmark.log");
-    let mut process = Process::spawn(&mut command(requests, count, port), &log)?;
+    let log = folder.join("redis-benchmark.log");
+    // Processes append to their logs, but this one's is its answer.
+    fs::write(&log, "")?;
+    let args = arguments(requests, count, address);
+    let process = Process::start("redis-benchmark", Path::new("redis-benchmark"), args, log)?;
     let begin = Instant::now();
-    let mut looked = begin;
-    let status = loop {
-        if let Some(status) = process.ended()? {
-            break status;
-        }
+    let mut glanced = begin;
+    while let Some(pid) = process.pid() {
         interrupt.check()?;
         if begin.elapsed() > PATIENCE {
             bail!("redis-benchmark stalled: not done after {} s", PATIENCE.as_secs());
         }
-        if looked.elapsed() > GLANCE {
-            during(process.id());
-            looked = Instant::now();
+        if glanced.elapsed() > GLANCE {
+            during(pid);
+            glanced = Instant::now();
         }
         std::thread::sleep(Duration::from_millis(5));
-    };
-    let text = fs::read_to_string(&log)?;
-    if !status.success() {
-        bail!("redis-benchmark: {status}: {}", text.trim());
     }
-    parse(&text).with_context(|| format!("redis-benchmark printed something unknown: {}", text.trim()))
+    let status = process.wait(Duration::ZERO)?;
+    if !status.success() {
+        bail!("redis-benchmark: {status}: {}", process.log().trim());
+    }
+    parse(&process.log()).with_context(|| format!("something unknown in {}", process.log_tail()))
 }
 
-fn command(requests: &Requests, count: u64, port: u16) -> Command {
-    let mut command = Command::new("redis-benchmark");
-    for (flag, value) in [
-        ("-p", u64::from(port)),
-        ("-n", count),
-        ("-c", u64::from(requests.clients)),
-        ("-P", u64::from(requests.pipeline)),
-        ("-d", requests.value_bytes as u64),
-        ("-k", u64::from(requests.keep_alive)),
-        ("--precision", 3),
-    ] {
-        command.arg(flag).arg(value.to_string());
-    }
-    command.args(["-h", "127.0.0.1", "-t", requests.test]);
-    command
+fn arguments(requests: &Requests, count: u64, address: SocketAddr) -> Vec<String> {
+    let Requests {
+        test,
+        clients,
+        pipeline,
+        value_bytes,
+        keep_alive,
+    } = *requests;
+    let (host, port, keep_alive) = (address.ip(), address.port(), u8::from(keep_alive));
+    format!(
+        "-h {host} -p {port} -t {test} -n {count} -c {clients} -P {pipeline} -d {value_bytes} -k {keep_alive} \
+         --precision 3"
+    )
+    .split(' ')
+    .map(str::to_owned)
+    .collect()
 }
 
 /// Reads the report that it prints without `--csv`, which has no p99.9.

@@ -2,15 +2,18 @@
 
 use std::fmt::{self, Display};
 use std::fs;
-use std::process::Command;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
+use testkit::Client;
+use testkit::port::Port;
+use testkit::process::Process;
+use testkit::wait::{STEP_TIMEOUT, wait_for};
 
-use super::client;
-use super::lab::{self, Lab};
-use super::process::{Interrupt, Process, free_port};
+use super::lab::{self, KEY, Lab};
 
 /// The kinds of front. All of them use one processor: one worker, one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -31,10 +34,16 @@ pub enum Peer {
 /// A front that serves.
 pub(super) struct Front {
     pub(super) peer: Peer,
-    pub(super) port: u16,
+    pub(super) address: SocketAddr,
     /// The process whose cost is the front's.
     pub(super) pid: u32,
-    _process: Option<Process>,
+    started: Option<Started>,
+}
+
+/// What ends with a front that is not Redis itself.
+struct Started {
+    process: Process,
+    _ports: Vec<Port>,
 }
 
 // === impl Peer ===
@@ -68,92 +77,104 @@ impl Display for Peer {
 
 impl Front {
     /// Starts the front and waits until a GET through it is answered with the value of the benchmark's key.
-    pub(super) fn start(lab: &Lab, peer: Peer, value_bytes: usize, interrupt: &Interrupt) -> Result<Self> {
-        let (port, process) = match peer {
-            Peer::Direct => (lab.redis_port, None),
-            _ => {
-                let port = free_port()?;
-                let mut command = command(lab, peer, port, value_bytes)?;
-                (port, Some(Process::spawn(&mut command, &log(lab, peer))?))
+    ///
+    /// # Errors
+    /// When it does not serve, with the tail of its log.
+    pub(super) fn start(lab: &Lab, peer: Peer, value_bytes: usize) -> Result<Self> {
+        let front = match peer {
+            Peer::Direct => Self {
+                peer,
+                address: lab.redis.address(),
+                pid: lab.redis_pid,
+                started: None,
+            },
+            _ => Self::start_process(lab, peer, value_bytes)?,
+        };
+        let serves = wait_for(&format!("{peer} to serve"), STEP_TIMEOUT, || {
+            let reply = Client::connect(front.address)?.command(&["GET", KEY])?;
+            match reply.text() {
+                Some(_) if reply.error().is_none() => Ok(()),
+                _ => bail!("it answers {reply:?}"),
             }
-        };
-        let pid = process.as_ref().unwrap_or(&lab.redis).id();
-        let front = Self {
-            peer,
-            port,
-            pid,
-            _process: process,
-        };
-        client::await_reply(port, &[b"GET", client::KEY], b"$", interrupt)
-            .with_context(|| front.complaint(lab))?;
+        });
+        serves.with_context(|| {
+            front
+                .started
+                .as_ref()
+                .map(|started| started.process.log_tail())
+                .unwrap_or_default()
+        })?;
         Ok(front)
     }
 
-    /// The end of what it logged.
-    fn complaint(&self, lab: &Lab) -> String {
-        let text = fs::read_to_string(log(lab, self.peer)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        format!(
-            "{}; it logged:\n{}",
-            self.peer,
-            lines[lines.len().saturating_sub(10)..].join("\n")
-        )
+    fn start_process(lab: &Lab, peer: Peer, value_bytes: usize) -> Result<Self> {
+        let (port, statistics) = (Port::free()?, Port::free()?);
+        let (program, args) = command(lab, peer, &port, &statistics, value_bytes)?;
+        let log = lab.folder.path().join(format!("{peer}.log"));
+        let process = Process::start(&peer.to_string(), &program, args, log)?;
+        let pid = process.pid().with_context(|| process.log_tail())?;
+        let address = port.address();
+        Ok(Self {
+            peer,
+            address,
+            pid,
+            started: Some(Started {
+                process,
+                _ports: vec![port, statistics],
+            }),
+        })
     }
 }
 
-fn log(lab: &Lab, peer: Peer) -> std::path::PathBuf {
-    lab.dir.path().join(format!("{peer}.log"))
-}
-
-fn command(lab: &Lab, peer: Peer, port: u16, value_bytes: usize) -> Result<Command> {
-    let listen = format!("127.0.0.1:{port}");
-    let redis = format!("127.0.0.1:{}", lab.redis_port);
-    Ok(match peer {
+/// The program and its arguments; `statistics` is for a second port, where the front wants one.
+fn command(
+    lab: &Lab,
+    peer: Peer,
+    port: &Port,
+    statistics: &Port,
+    value_bytes: usize,
+) -> Result<(PathBuf, Vec<String>)> {
+    let (listen, redis) = (port.address().to_string(), lab.redis.address().to_string());
+    let folder = lab.folder.path();
+    let (program, args) = match peer {
         Peer::Direct => unreachable!("Redis runs already"),
-        Peer::Floor => {
-            let mut command = Command::new(&lab.floor);
-            command.args(["--listen", &listen, "--value-bytes", &value_bytes.to_string()]);
-            command
-        }
+        Peer::Floor => (
+            lab.floor.clone(),
+            format!("--listen {listen} --value-bytes {value_bytes}"),
+        ),
         Peer::Slipring => {
-            let mut command = Command::new(&lab.slipring);
-            command
-                .args([
-                    "--listen",
-                    &listen,
-                    "--sentinels",
-                    &format!("127.0.0.1:{}", lab.sentinel_port),
-                ])
-                .args([
-                    "--metrics-listen",
-                    "127.0.0.1:0",
-                    "--workers",
-                    "1",
-                    "--log-level",
-                    "warn",
-                ])
-                .args(&lab.slipring_args);
-            command
+            let (sentinel, metrics) = (lab.sentinel.address(), statistics.address());
+            let addresses = format!("--listen {listen} --sentinels {sentinel} --metrics-listen {metrics}");
+            (
+                lab.slipring.clone(),
+                format!("{addresses} --workers 1 --log-level warn"),
+            )
         }
         Peer::Haproxy => {
-            let file = lab.dir.path().join("haproxy.cfg");
+            let file = folder.join("haproxy.cfg");
             fs::write(&file, haproxy_config(&listen, &redis, lab::clients_possible()?))?;
-            let mut command = Command::new("haproxy");
-            command.arg("-db").arg("-f").arg(file);
-            command
+            ("haproxy".into(), format!("-db -f {}", file.display()))
         }
         Peer::Nutcracker => {
-            let file = lab.dir.path().join("nutcracker.yml");
+            let file = folder.join("nutcracker.yml");
             fs::write(&file, nutcracker_config(&listen, &redis))?;
-            let mut command = Command::new("nutcracker");
-            // Its own statistics listen on a port as well.
-            command
-                .arg("-c")
-                .arg(file)
-                .args(["-a", "127.0.0.1", "-s", &free_port()?.to_string()]);
-            command
+            let statistics = statistics.address();
+            (
+                "nutcracker".into(),
+                format!(
+                    "-c {} -a {} -s {}",
+                    file.display(),
+                    statistics.ip(),
+                    statistics.port()
+                ),
+            )
         }
-    })
+    };
+    let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+    if peer == Peer::Slipring {
+        args.extend_from_slice(&lab.slipring_args);
+    }
+    Ok((program, args))
 }
 
 fn haproxy_config(listen: &str, redis: &str, clients: usize) -> String {

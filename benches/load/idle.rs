@@ -1,16 +1,16 @@
 //! The workload `idle`: what a client costs that says nothing.
 
-use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use testkit::Client;
+use testkit::client::encode;
 
-use super::client;
 use super::front::{Front, Peer};
+use super::interrupt::Interrupt;
 use super::lab::{self, Lab};
 use super::options::Options;
-use super::process::Interrupt;
 use super::report::progress;
 use super::usage::resident_bytes;
 
@@ -36,11 +36,11 @@ const SETTLE: Duration = Duration::from_millis(1500);
 /// Measures the fronts one after the other, each started afresh.
 pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<IdleResult>> {
     let clients = options.idle_clients.min(lab::clients_possible()?);
-    client::fill(lab.redis_port, 16)?;
+    lab.fill(16)?;
     let mut results = Vec::new();
     for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
         progress(&format!("idle: {peer}"));
-        let front = Front::start(lab, peer, 16, interrupt)?;
+        let front = Front::start(lab, peer, 16)?;
         let mut result = IdleResult {
             peer,
             clients,
@@ -63,27 +63,35 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
 fn measure(front: &Front, result: &mut IdleResult, interrupt: &Interrupt) -> Result<()> {
     let rest = result.rest_bytes as f64;
     let per_client = |resident: u64| (resident as f64 - rest) / result.clients as f64;
-    let mut streams: Vec<TcpStream> = Vec::new();
+    let mut connected: Vec<Client> = Vec::new();
     for n in 0..result.clients {
         interrupt.check()?;
-        streams.push(client::connect(front.port).with_context(|| format!("client {n}"))?);
+        connected.push(Client::connect(front.address).with_context(|| format!("client {n}"))?);
     }
     std::thread::sleep(SETTLE);
     result.silent_bytes_per_client = per_client(resident_bytes(front.pid)?);
 
-    let mut request = Vec::new();
-    for _ in 0..16 {
-        client::command(&mut request, &[b"SET", b"idle", &[b'x'; 1024]]);
-    }
-    for (n, stream) in streams.iter_mut().enumerate() {
+    let request = encode(&[b"SET".as_slice(), b"idle", &[b'x'; 1024]]).repeat(16);
+    for (n, client) in connected.iter_mut().enumerate() {
         interrupt.check()?;
-        client::expect(stream, &request, &b"+OK\r\n".repeat(16)).with_context(|| format!("client {n}"))?;
+        ask(client, &request).with_context(|| format!("client {n}"))?;
     }
     std::thread::sleep(SETTLE);
     result.busy_bytes_per_client = per_client(resident_bytes(front.pid)?);
 
-    drop(streams);
+    drop(connected);
     std::thread::sleep(SETTLE);
     result.after_bytes = resident_bytes(front.pid)?;
+    Ok(())
+}
+
+fn ask(client: &mut Client, request: &[u8]) -> Result<()> {
+    client.send_raw(request)?;
+    for _ in 0..16 {
+        let reply = client.read()?;
+        if reply.text() != Some("OK") {
+            bail!("a SET is answered with {reply:?}");
+        }
+    }
     Ok(())
 }

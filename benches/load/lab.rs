@@ -2,24 +2,30 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
+use testkit::{Flavor, Node, Sentinel, process, servers::Watched};
 
-use super::client;
 use super::front::Peer;
 use super::options::Options;
-use super::process::{Interrupt, Process, free_port};
 
+/// The key that redis-benchmark uses when it is not asked for random ones.
+pub(super) const KEY: &str = "key:__rand_int__";
+/// What the sentinel calls the primary, and slipring by default.
+const MASTER: &str = "mymaster";
+/// Down only after half a minute of silence: a saturated machine must not look like a failover.
+const DOWN_AFTER: Duration = Duration::from_secs(30);
 /// Descriptors of a process that are not its clients' or their backend connections'.
 const OTHER_DESCRIPTORS: u64 = 200;
 
 /// The fixed part of the measurement.
 pub(super) struct Lab {
-    pub(super) redis: Process,
-    pub(super) redis_port: u16,
-    pub(super) sentinel_port: u16,
+    pub(super) redis: Node,
+    pub(super) redis_pid: u32,
+    pub(super) sentinel: Sentinel,
     /// The slipring to measure.
     pub(super) slipring: PathBuf,
     /// Arguments that slipring gets besides its addresses.
@@ -27,54 +33,53 @@ pub(super) struct Lab {
     /// The floor, built with this driver.
     pub(super) floor: PathBuf,
     /// Configurations and logs.
-    pub(super) dir: TempDir,
-    _sentinel: Process,
-}
-
-/// The folder `target` in which this driver was built.
-pub(super) fn target_dir() -> PathBuf {
-    let profile = profile_dir();
-    profile.parent().map(Path::to_path_buf).unwrap_or(profile)
-}
-
-fn profile_dir() -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_default();
-    program.parent().map(Path::to_path_buf).unwrap_or_default()
+    pub(super) folder: TempDir,
 }
 
 // === impl Lab ===
 
 impl Lab {
     /// Builds what is to be measured, then starts Redis and the sentinel and waits until both serve.
-    pub(super) fn start(options: &Options, interrupt: &Interrupt) -> Result<Self> {
+    pub(super) fn start(options: &Options) -> Result<Self> {
         build(options)?;
         raise_descriptor_limit()?;
-        let dir = tempfile::Builder::new().prefix("slipring-load-").tempdir()?;
-        let (redis_port, sentinel_port) = (free_port()?, free_port()?);
-        let redis = Process::spawn(
-            Command::new("redis-server")
-                .args(["--port", &redis_port.to_string(), "--bind", "127.0.0.1"])
-                .args(["--save", "", "--appendonly", "no", "--maxclients", "100000"])
-                .arg("--dir")
-                .arg(dir.path()),
-            &dir.path().join("redis.log"),
-        )?;
-        client::await_reply(redis_port, &[b"PING"], b"+PONG", interrupt).context("redis-server")?;
-        let sentinel = start_sentinel(dir.path(), sentinel_port, redis_port)?;
-        client::await_reply(sentinel_port, &[b"PING"], b"+PONG", interrupt).context("the sentinel")?;
+        let server = Flavor::Redis.server()?;
+        let redis = Node::builder(server.clone())
+            .config("maxclients 100000")
+            .start()?;
+        let watched = Watched {
+            name: MASTER.to_owned(),
+            host: redis.address().ip().to_string(),
+            port: redis.port(),
+            login: None,
+        };
+        let sentinel = Sentinel::builder(server)
+            .watch(watched)
+            .quorum(1)
+            .down_after(DOWN_AFTER)
+            .spawn()?;
+        sentinel.wait_ready(MASTER, 0, 0)?;
+        let redis_pid = redis.process().pid().context("Redis has ended")?;
+        let binaries = binaries()?;
         Ok(Self {
             redis,
-            redis_port,
-            sentinel_port,
+            redis_pid,
+            sentinel,
             slipring: options
                 .slipring
                 .clone()
-                .unwrap_or_else(|| profile_dir().join("slipring")),
+                .unwrap_or_else(|| binaries.join("slipring")),
             slipring_args: options.slipring_args.clone(),
-            floor: profile_dir().join("floor"),
-            dir,
-            _sentinel: sentinel,
+            floor: binaries.join("floor"),
+            folder: process::scratch("load")?,
         })
+    }
+
+    /// Gives the benchmark's key a value of this size.
+    pub(super) fn fill(&self, value_bytes: usize) -> Result<()> {
+        self.redis
+            .command(&[b"SET", KEY.as_bytes(), &vec![b'x'; value_bytes]])
+            .map(drop)
     }
 }
 
@@ -103,20 +108,13 @@ fn build(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn start_sentinel(dir: &Path, port: u16, redis_port: u16) -> Result<Process> {
-    let file = dir.join("sentinel.conf");
-    // Down only after half a minute of silence: a saturated machine must not look like a failover.
-    let text = format!(
-        "port {port}\nbind 127.0.0.1\ndir {}\n\
-         sentinel monitor mymaster 127.0.0.1 {redis_port} 1\n\
-         sentinel down-after-milliseconds mymaster 30000\n",
-        dir.display()
-    );
-    std::fs::write(&file, text)?;
-    Process::spawn(
-        Command::new("redis-server").arg(&file).arg("--sentinel"),
-        &dir.join("sentinel.log"),
-    )
+/// The folder in which this driver and its fellows were built.
+fn binaries() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    program
+        .parent()
+        .map(Path::to_path_buf)
+        .ok_or_else(|| anyhow!("{} lies in no folder", program.display()))
 }
 
 /// Ten thousand idle clients need descriptors, twice as many in a proxy that opens a connection for each.

@@ -9,12 +9,11 @@
 //! ```
 
 mod benchmark;
-mod client;
 mod front;
 mod idle;
+mod interrupt;
 mod lab;
 mod options;
-mod process;
 mod report;
 mod rounds;
 mod sample;
@@ -24,8 +23,8 @@ mod workload;
 
 use anyhow::{Context, Result};
 
+use interrupt::Interrupt;
 use lab::Lab;
-use process::Interrupt;
 use report::Report;
 use workload::Kind;
 
@@ -41,7 +40,7 @@ pub use thresholds::Verdict;
 pub fn run(options: &Options) -> Result<Verdict> {
     let interrupt = Interrupt::on_signals()?;
     let workloads = options.workloads()?;
-    let lab = Lab::start(options, &interrupt)?;
+    let lab = Lab::start(options)?;
     let mut report = Report::begin(options);
     println!("{}", report.heading());
     for workload in workloads {

@@ -80,7 +80,7 @@ impl Options {
     /// Where the JSON goes.
     pub(super) fn json_path(&self) -> PathBuf {
         let by_default =
-            || super::lab::target_dir().join(format!("load/{}.json", super::report::unix_seconds()));
+            || testkit::servers::target_folder().join(format!("load/{}.json", super::report::unix_seconds()));
         self.json.clone().unwrap_or_else(by_default)
     }
 }

@@ -7,11 +7,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::benchmark;
-use super::client;
 use super::front::{Front, Peer};
+use super::interrupt::Interrupt;
 use super::lab::Lab;
 use super::options::Options;
-use super::process::Interrupt;
 use super::report::progress;
 use super::sample::{Sample, median};
 use super::usage::{self, Cpu};
@@ -55,10 +54,10 @@ pub(super) fn run(
     requests: &Requests,
     interrupt: &Interrupt,
 ) -> Result<WorkloadResult> {
-    client::fill(lab.redis_port, requests.value_bytes).context("filling Redis")?;
+    lab.fill(requests.value_bytes).context("filling Redis")?;
     let mut contenders = Vec::new();
     for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
-        let front = Front::start(lab, peer, requests.value_bytes, interrupt)?;
+        let front = Front::start(lab, peer, requests.value_bytes)?;
         contenders.push(Contender {
             front,
             requests: 0,
@@ -135,8 +134,8 @@ impl Contender {
         let first = benchmark::run(
             requests,
             requests.warm_up(),
-            self.front.port,
-            lab.dir.path(),
+            self.front.address,
+            lab.folder.path(),
             interrupt,
             |_| (),
         )?;
@@ -146,20 +145,20 @@ impl Contender {
     }
 
     fn measure(&mut self, lab: &Lab, requests: &Requests, interrupt: &Interrupt) -> Result<()> {
-        let (front, redis) = (self.front.pid, lab.redis.id());
+        let (front, redis) = (self.front.pid, lab.redis_pid);
         let (front_before, redis_before) = (Cpu::of(front)?, Cpu::of(redis)?);
         let mut backend_connections = 0;
         let outcome = benchmark::run(
             requests,
             self.requests,
-            self.front.port,
-            lab.dir.path(),
+            self.front.address,
+            lab.folder.path(),
             interrupt,
             |clients| {
                 // Once is enough, and the table is long.
                 if backend_connections == 0 {
                     let owner = if front == redis { clients } else { front };
-                    backend_connections = usage::connections(owner, lab.redis_port).unwrap_or(0);
+                    backend_connections = usage::connections(owner, lab.redis.port()).unwrap_or(0);
                 }
             },
         )?;
@@ -185,9 +184,9 @@ impl Contender {
 
     /// A front that fails takes no further part in the workload; an interruption ends all.
     fn note(&mut self, outcome: Result<()>, workload: &Workload, interrupt: &Interrupt) -> Result<()> {
-        interrupt.check()?;
         if let Err(e) = outcome {
             progress("");
+            interrupt.check()?;
             eprintln!("{}: {} fails: {e:#}", workload.name, self.front.peer);
             self.failure = Some(format!("{e:#}"));
         }
