@@ -1,0 +1,219 @@
+//! Asks one sentinel what it knows, again and again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use resp_codec::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::backoff::Backoff;
+use crate::dial::Dial;
+use crate::driver::Order;
+use crate::link::{Link, Manners};
+use crate::machine::{Input, PollFailure, Report, ReportedAttempt, ReportedReplica, ReportedSentinel};
+use crate::topology::HostPort;
+use crate::verify::Denial;
+
+/// The poll task of one sentinel.
+pub(super) struct Poller {
+    pub(super) sentinel: HostPort,
+    pub(super) master: Arc<str>,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) manners: Manners,
+    pub(super) orders: watch::Receiver<Order>,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) backoff: Backoff,
+}
+
+// === impl Poller ===
+
+impl Poller {
+    pub(super) async fn run(mut self) {
+        let mut link = None;
+        loop {
+            let every = self.orders.borrow_and_update().every;
+            let asked = Instant::now();
+            let outcome = self.poll(&mut link).await;
+            let pause = match &outcome {
+                Err(PollFailure::Unreachable(_)) => self.backoff.pause().max(every),
+                _ => {
+                    self.backoff.reset();
+                    every
+                }
+            };
+            let sentinel = self.sentinel.clone();
+            if self
+                .inputs
+                .send(Input::Polled {
+                    sentinel,
+                    asked,
+                    outcome,
+                })
+                .await
+                .is_err()
+            {
+                return;
+            }
+            // Ordered to poll at once, or at another pace: at once.
+            let _ = timeout(pause, self.orders.changed()).await;
+        }
+    }
+
+    /// One poll: over the link that is open, else over a new one. A broken link alone is no failure.
+    async fn poll(&self, link: &mut Option<Link>) -> Result<Report, PollFailure> {
+        if let Some(mut open) = link.take() {
+            match self.ask(&mut open, false).await {
+                Ok(replies) => {
+                    *link = Some(open);
+                    return read(&replies);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(silent(self.manners.answer_timeout));
+                }
+                Err(_) => {}
+            }
+        }
+        let unreachable = |error: io::Error| match error.kind() {
+            io::ErrorKind::TimedOut => PollFailure::Unreachable("no connection in time".to_owned()),
+            _ => PollFailure::Unreachable(error.to_string()),
+        };
+        let dialled = Link::dial(&*self.dial, &self.sentinel, self.manners.connect_timeout).await;
+        let mut fresh = dialled.map_err(unreachable)?;
+        let replies = self
+            .ask(&mut fresh, true)
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => silent(self.manners.answer_timeout),
+                _ => unreachable(error),
+            })?;
+        *link = Some(fresh);
+        read(&replies)
+    }
+
+    async fn ask(&self, link: &mut Link, fresh: bool) -> io::Result<Vec<Value>> {
+        let master = self.master.as_bytes();
+        let credentials = self.manners.credentials.as_ref().filter(|_| fresh);
+        let auth = credentials.map(|credentials| credentials.auth());
+        let questions: [&[&[u8]]; 5] = [
+            &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master],
+            &[b"SENTINEL", b"MASTER", master],
+            &[b"SENTINEL", b"REPLICAS", master],
+            &[b"SENTINEL", b"SENTINELS", master],
+            &[b"SENTINEL", b"MYID"],
+        ];
+        // One write: the sentinel answers all of it in one turn, so the address and the epoch belong together.
+        let commands: Vec<&[&[u8]]> = auth.iter().map(Vec::as_slice).chain(questions).collect();
+        let mut replies = link.ask(&commands, self.manners.answer_timeout).await?;
+        // A refused AUTH shows in the answers, unless the sentinel wants none.
+        Ok(replies.split_off(auth.iter().len()))
+    }
+}
+
+fn silent(deadline: Duration) -> PollFailure {
+    PollFailure::Unreachable(format!("no answer within {deadline:?}"))
+}
+
+/// Reads the answers to one poll.
+fn read(replies: &[Value]) -> Result<Report, PollFailure> {
+    let [address, master, replicas, others, id] = replies else {
+        return Err(PollFailure::Denied(Denial::Other("too few answers".to_owned())));
+    };
+    if let Some(error) = address.as_error().or(master.as_error()) {
+        return Err(match error {
+            _ if error.contains("No such master") => PollFailure::UnknownMaster,
+            _ => PollFailure::Denied(Denial::read(error)),
+        });
+    }
+    if *address == Value::Null {
+        return Err(PollFailure::UnknownMaster);
+    }
+    let strange = || PollFailure::Denied(Denial::Other("an answer that is no sentinel's".to_owned()));
+    let parts = address
+        .as_array()
+        .and_then(|parts| Some((parts.first()?.as_str()?, parts.get(1)?)));
+    let address = parts
+        .and_then(|(host, port)| host_port(host, port))
+        .ok_or_else(strange)?;
+    let number = |field| {
+        master
+            .get(field)
+            .and_then(Value::as_int)
+            .and_then(|value| u64::try_from(value).ok())
+    };
+    let epoch = number("config-epoch").ok_or_else(strange)?;
+    Ok(Report {
+        address,
+        epoch,
+        down: has_flag(master, "o_down"),
+        attempt: attempt(master, replicas),
+        quorum: number("quorum")
+            .and_then(|quorum| u32::try_from(quorum).ok())
+            .unwrap_or(0),
+        down_after: Duration::from_millis(number("down-after-milliseconds").unwrap_or(0)),
+        replicas: replicas
+            .as_array()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(replica)
+            .collect(),
+        others: others
+            .as_array()
+            .unwrap_or_default()
+            .iter()
+            .filter_map(sentinel)
+            .collect(),
+        id: id.as_str().map(str::to_owned),
+    })
+}
+
+fn attempt(master: &Value, replicas: &Value) -> Option<ReportedAttempt> {
+    match master.get("failover-state").and_then(Value::as_str)? {
+        "wait_start" => Some(ReportedAttempt::Trying),
+        "select_slave" => Some(ReportedAttempt::Elected),
+        "send_slaveof_noone" | "wait_promotion" => {
+            let promoted = |replica: &&Value| has_flag(replica, "promoted");
+            let promoted = replicas.as_array()?.iter().find(promoted).and_then(instance);
+            Some(promoted.map_or(ReportedAttempt::Elected, ReportedAttempt::Selected))
+        }
+        // From reconf_slaves on, the address and the epoch are the new ones.
+        _ => None,
+    }
+}
+
+fn replica(entry: &Value) -> Option<ReportedReplica> {
+    let priority = entry.get("slave-priority").and_then(Value::as_int);
+    Some(ReportedReplica {
+        address: instance(entry)?,
+        down: has_flag(entry, "s_down") || has_flag(entry, "o_down"),
+        priority: priority
+            .and_then(|priority| u32::try_from(priority).ok())
+            .unwrap_or(0),
+    })
+}
+
+fn sentinel(entry: &Value) -> Option<ReportedSentinel> {
+    let id = entry.get("runid")?.as_str()?.to_owned();
+    Some(ReportedSentinel {
+        address: instance(entry)?,
+        id,
+    })
+}
+
+fn instance(entry: &Value) -> Option<HostPort> {
+    host_port(entry.get("ip")?.as_str()?, entry.get("port")?)
+}
+
+fn host_port(host: &str, port: &Value) -> Option<HostPort> {
+    let port = port
+        .as_int()
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)?;
+    (!host.is_empty()).then(|| HostPort::new(host, port))
+}
+
+fn has_flag(entry: &Value, flag: &str) -> bool {
+    let flags = entry.get("flags").and_then(Value::as_str).unwrap_or_default();
+    flags.split(',').any(|word| word == flag)
+}

@@ -1,0 +1,128 @@
+//! Asks one node who it is, again and again, over a connection that is kept.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::dial::Dial;
+use crate::driver::Order;
+use crate::limits;
+use crate::link::{Link, Manners};
+use crate::machine::Input;
+use crate::topology::HostPort;
+use crate::verify::Verdict;
+
+/// The probe task of one node.
+pub(super) struct Prober {
+    pub(super) node: HostPort,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) manners: Manners,
+    pub(super) orders: watch::Receiver<Order>,
+    pub(super) inputs: mpsc::Sender<Input>,
+}
+
+// === impl Prober ===
+
+impl Prober {
+    pub(super) async fn run(mut self) {
+        let mut link = None;
+        loop {
+            let Order { every, afresh, .. } = *self.orders.borrow_and_update();
+            let mut orders = self.orders.clone();
+            let verdict = tokio::select! {
+                biased;
+                verdict = self.probe(&mut link) => verdict,
+                // A silent link may hide a living node: it is left for a fresh one, which starts below.
+                _ = orders.wait_for(|order| order.afresh != afresh) => {
+                    link = None;
+                    continue;
+                }
+            };
+            let settled = matches!(verdict, Verdict::Primary { .. } | Verdict::Replica(_));
+            if self
+                .inputs
+                .send(Input::Probed {
+                    node: self.node.clone(),
+                    verdict,
+                })
+                .await
+                .is_err()
+            {
+                return;
+            }
+            sleep(limits::PROBE_GAP).await;
+            let rest = every.saturating_sub(limits::PROBE_GAP);
+            tokio::select! {
+                biased;
+                _ = self.orders.changed() => {}
+                // Promotion kills a node's clients, and so does its death: worth asking at once.
+                () = broken(&mut link), if settled => {}
+                () = sleep(rest) => {}
+            }
+            if self.orders.borrow().afresh != afresh {
+                link = None;
+            }
+        }
+    }
+
+    /// One probe: over the link that is open, else, or where that fails, over a fresh one.
+    async fn probe(&self, link: &mut Option<Link>) -> Verdict {
+        if let Some(mut open) = link.take()
+            && let Ok(verdict) = self.ask(&mut open, false).await
+        {
+            *link = Some(open);
+            return verdict;
+        }
+        let mut fresh = match Link::dial(&*self.dial, &self.node, self.manners.connect_timeout).await {
+            Ok(fresh) => fresh,
+            Err(error) => return undialled(&error),
+        };
+        match self.ask(&mut fresh, true).await {
+            Ok(verdict) => {
+                *link = Some(fresh);
+                verdict
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Verdict::Unreachable("it takes connections and does not answer")
+            }
+            Err(_) => Verdict::Unreachable("it takes connections and closes them"),
+        }
+    }
+
+    async fn ask(&self, link: &mut Link, fresh: bool) -> io::Result<Verdict> {
+        let credentials = self.manners.credentials.as_ref().filter(|_| fresh);
+        let auth = credentials.map(|credentials| credentials.auth());
+        let questions: [&[&[u8]]; 2] = [&[b"ROLE"], &[b"PING"]];
+        let commands: Vec<&[&[u8]]> = auth.iter().map(Vec::as_slice).chain(questions).collect();
+        let replies = link.ask(&commands, self.manners.answer_timeout).await?;
+        let (auth, answers) = replies.split_at(auth.iter().len());
+        Ok(Verdict::read(auth.first(), answers))
+    }
+}
+
+/// Resolves when the link breaks; never where there is none.
+async fn broken(link: &mut Option<Link>) {
+    match link {
+        Some(open) => open.broken().await,
+        None => std::future::pending().await,
+    }
+    *link = None;
+}
+
+/// Whether a failed dial speaks of the node, or of ourselves.
+fn undialled(error: &io::Error) -> Verdict {
+    use io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Verdict::Unreachable("it refuses connections"),
+        ErrorKind::TimedOut => Verdict::Unreachable("it takes no connection in time"),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            Verdict::Unreachable("there is no way to its host")
+        }
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::UnexpectedEof => {
+            Verdict::Unreachable("it takes connections and closes them")
+        }
+        _ => Verdict::Blind(error.to_string()),
+    }
+}

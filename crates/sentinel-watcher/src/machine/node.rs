@@ -1,0 +1,241 @@
+//! The observing half: what one node has said about itself.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Lag;
+use crate::topology::HostPort;
+use crate::verify::{Following, Verdict};
+
+/// One node, primary or replica, under the address at which it is reached.
+pub(crate) struct Node {
+    /// How often it is asked; `None` before the first time.
+    pub(crate) pace: Option<Duration>,
+    /// Its last word, and when it came.
+    verdict: Option<(Verdict, Instant)>,
+    /// Whom it follows, and the reign in which it first said so.
+    follows: Option<(HostPort, u64)>,
+    /// The reign in which its link was last seen in sync.
+    linked_in: Option<u64>,
+    /// Bytes behind the primary when last asked.
+    lag_bytes: Option<u64>,
+    /// When it last had all that the primary had.
+    caught_up: Option<Instant>,
+    /// The primary's offset at some time, which the replica has not reached yet.
+    mark: Option<(Instant, u64)>,
+}
+
+/// The primary's replication offset in bytes, and when it was asked for.
+pub(crate) type OffsetAt = (u64, Instant);
+
+// === impl Node ===
+
+impl Node {
+    pub(crate) const fn new() -> Self {
+        Self {
+            pace: None,
+            verdict: None,
+            follows: None,
+            linked_in: None,
+            lag_bytes: None,
+            caught_up: None,
+            mark: None,
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.as_ref().map(|(verdict, _)| verdict)
+    }
+
+    /// It said `master` after `since`.
+    pub(crate) fn is_primary_since(&self, since: Instant) -> bool {
+        matches!(&self.verdict, Some((Verdict::Primary { .. }, at)) if *at > since)
+    }
+
+    /// It said anything at `since` or later.
+    pub(crate) fn heard_since(&self, since: Instant) -> bool {
+        self.verdict.as_ref().is_some_and(|(_, at)| *at >= since)
+    }
+
+    pub(crate) fn offset(&self) -> Option<OffsetAt> {
+        match &self.verdict {
+            Some((Verdict::Primary { offset }, at)) => Some((*offset, *at)),
+            _ => None,
+        }
+    }
+
+    /// Takes one verdict. `of` in it is rewritten already; `reign` counts the primaries published so far.
+    pub(crate) fn hear(&mut self, verdict: Verdict, primary: Option<OffsetAt>, reign: u64, now: Instant) {
+        if let Verdict::Replica(following) = &verdict {
+            self.follow(following, primary, reign, now);
+        }
+        self.verdict = Some((verdict, now));
+    }
+
+    /// It may be read while `primary` reigns. With the link down it may only while `moving`: its data is then
+    /// as fresh as any, within `limit`.
+    pub(crate) fn readable(
+        &self,
+        primary: &HostPort,
+        reign: Reign<'_>,
+        limit: Option<Lag>,
+        now: Instant,
+    ) -> bool {
+        let Some((Verdict::Replica(following), _)) = &self.verdict else {
+            return false;
+        };
+        let follows = following.of == *primary || self.follows_by_another_name(following, &reign);
+        let linked = following.linked || (reign.moving && self.linked_in == Some(reign.number));
+        follows && linked && self.within(limit, now)
+    }
+
+    /// Bytes behind the primary, where it replicates and that is known.
+    pub(crate) fn lag_bytes(&self) -> Option<u64> {
+        matches!(self.verdict(), Some(Verdict::Replica(_)))
+            .then_some(self.lag_bytes)
+            .flatten()
+    }
+
+    /// The name of its primary is nobody's that we know, and was given to it in this reign: an alias.
+    fn follows_by_another_name(&self, following: &Following, reign: &Reign<'_>) -> bool {
+        let named_now = self
+            .follows
+            .as_ref()
+            .is_some_and(|(_, named_in)| *named_in == reign.number);
+        named_now && !(reign.is_known_node)(&following.of)
+    }
+
+    fn within(&self, limit: Option<Lag>, now: Instant) -> bool {
+        match limit {
+            None => true,
+            Some(Lag::Bytes(most)) => self.lag_bytes.is_some_and(|behind| behind <= most),
+            Some(Lag::Time(most)) => self.caught_up.is_some_and(|at| now - at <= most),
+        }
+    }
+
+    fn follow(&mut self, following: &Following, primary: Option<OffsetAt>, reign: u64, now: Instant) {
+        if self.follows.as_ref().is_none_or(|(of, _)| *of != following.of) {
+            self.follows = Some((following.of.clone(), reign));
+        }
+        if !following.linked {
+            return;
+        }
+        self.linked_in = Some(reign);
+        let Some((target, at)) = primary else { return };
+        self.lag_bytes = Some(target.saturating_sub(following.offset));
+        if following.offset >= target {
+            self.caught_up = Some(now);
+            self.mark = None;
+            return;
+        }
+        let (marked_at, marked) = *self.mark.get_or_insert((at, target));
+        if following.offset >= marked {
+            self.caught_up = Some(marked_at);
+            self.mark = Some((at, target));
+        }
+    }
+}
+
+/// Under whom a replica is judged.
+pub(crate) struct Reign<'a> {
+    /// Count of primaries published so far.
+    pub(crate) number: u64,
+    /// The primary is held.
+    pub(crate) moving: bool,
+    /// Whether an address is a node of ours.
+    pub(crate) is_known_node: &'a dyn Fn(&HostPort) -> bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(port: u16) -> HostPort {
+        HostPort::new("h", port)
+    }
+
+    fn replica(of: u16, linked: bool, offset: u64) -> Verdict {
+        Verdict::Replica(Following {
+            of: at(of),
+            linked,
+            offset,
+        })
+    }
+
+    fn readable(node: &Node, number: u64, moving: bool, limit: Option<Lag>, now: Instant) -> bool {
+        let known = |address: &HostPort| address.port < 10;
+        node.readable(
+            &at(1),
+            Reign {
+                number,
+                moving,
+                is_known_node: &known,
+            },
+            limit,
+            now,
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_of_another_primary_is_not_read() {
+        let (now, mut node) = (Instant::now(), Node::new());
+        assert!(!readable(&node, 1, false, None, now));
+        for (of, linked, expected) in [
+            (1, true, true),
+            (2, true, false),
+            (1, false, false),
+            (77, true, true),
+        ] {
+            node.hear(replica(of, linked, 0), None, 1, now);
+            assert_eq!(readable(&node, 1, false, None, now), expected, "{of} {linked}");
+        }
+        // The alias of an earlier primary stays a stranger under the next one.
+        assert!(!readable(&node, 2, false, None, now));
+        node.hear(Verdict::Loading, None, 1, now);
+        assert!(!readable(&node, 1, false, None, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_link_is_forgiven_only_while_moving() {
+        let (now, mut node) = (Instant::now(), Node::new());
+        node.hear(replica(1, false, 0), None, 1, now);
+        assert!(!readable(&node, 1, true, None, now), "never in sync");
+        node.hear(replica(1, true, 0), Some((0, now)), 1, now);
+        node.hear(replica(1, false, 0), None, 1, now);
+        assert!(readable(&node, 1, true, None, now));
+        let later = now + Duration::from_secs(3);
+        assert!(!readable(
+            &node,
+            1,
+            true,
+            Some(Lag::Time(Duration::from_secs(2))),
+            later
+        ));
+        assert!(!readable(&node, 1, false, None, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lag_counts_from_when_the_replica_last_had_everything() {
+        let (start, mut node) = (Instant::now(), Node::new());
+        let second = |n| start + Duration::from_secs(n);
+        let limit = Some(Lag::Time(Duration::from_secs(2)));
+        node.hear(replica(1, true, 100), Some((100, second(0))), 1, second(0));
+        // Steadily behind by less than two seconds of a stream that never stops.
+        for n in 1..20 {
+            node.hear(
+                replica(1, true, n * 100),
+                Some((100 + n * 100, second(n))),
+                1,
+                second(n),
+            );
+            assert!(readable(&node, 1, false, limit, second(n)), "{n}");
+            assert_eq!(node.lag_bytes(), Some(100));
+        }
+        assert!(readable(&node, 1, false, Some(Lag::Bytes(100)), second(19)));
+        assert!(!readable(&node, 1, false, Some(Lag::Bytes(99)), second(19)));
+        // Stuck.
+        node.hear(replica(1, true, 1900), Some((9000, second(23))), 1, second(23));
+        assert!(!readable(&node, 1, false, limit, second(23)));
+    }
+}
