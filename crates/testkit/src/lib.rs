@@ -7,11 +7,13 @@
 pub mod client;
 pub mod port;
 pub mod process;
+pub mod proxy;
 pub mod reply;
 pub mod servers;
 pub mod wait;
 
 pub use client::{Broken, Client};
+pub use proxy::Proxy;
 pub use reply::Reply;
 pub use servers::{Cluster, Flavor, Login, Node, Sentinel};
 

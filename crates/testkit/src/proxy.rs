@@ -1,0 +1,289 @@
+//! slipring itself as a process, on free ports.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::port::Port;
+use crate::process::{Process, scratch};
+use crate::servers::Cluster;
+use crate::wait::PROBE_TIMEOUT;
+
+/// A running proxy; killed when dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    process: Process,
+    listeners: Vec<Listener>,
+    admin: Port,
+    _folder: TempDir,
+}
+
+/// What a proxy is to be.
+#[derive(Debug)]
+pub struct ProxyBuilder {
+    program: PathBuf,
+    args: Vec<String>,
+    envs: Vec<(String, String)>,
+    listeners: Vec<(Kind, Option<String>)>,
+    port: Option<Port>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    kind: Kind,
+    master: Option<String>,
+    port: Port,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Primary,
+    Replica,
+}
+
+// === impl ProxyBuilder ===
+
+impl ProxyBuilder {
+    /// Follows this cluster's sentinels.
+    #[must_use]
+    pub fn sentinels(self, cluster: &Cluster) -> Self {
+        self.flag("--sentinels", &cluster.sentinel_list())
+    }
+
+    /// Adds a flag and its value.
+    #[must_use]
+    pub fn flag(mut self, flag: &str, value: &str) -> Self {
+        self.args.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.envs.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds this master and a listener of its own. Without the call there is one listener, for the flag's default master.
+    #[must_use]
+    pub fn master(mut self, name: &str) -> Self {
+        self.listeners.push((Kind::Primary, Some(name.to_owned())));
+        self.flag("--master", name)
+    }
+
+    /// Adds a listener whose reads go to replicas, for that master where there are several.
+    #[must_use]
+    pub fn replica_listener(mut self, master: Option<&str>) -> Self {
+        self.listeners.push((Kind::Replica, master.map(str::to_owned)));
+        self
+    }
+
+    /// Has the first listener on this port instead of a free one.
+    #[must_use]
+    pub fn port(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it does not come to that, with the tail of its log.
+    pub fn start(self) -> Result<Proxy> {
+        let proxy = self.spawn()?;
+        proxy.wait_ready()?;
+        Ok(proxy)
+    }
+
+    /// Starts it and waits for nothing.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(mut self) -> Result<Proxy> {
+        if !self.listeners.iter().any(|(kind, _)| *kind == Kind::Primary) {
+            self.listeners.insert(0, (Kind::Primary, None));
+        }
+        let mut listeners = Vec::new();
+        for (kind, master) in std::mem::take(&mut self.listeners) {
+            let port = self.port.take().map_or_else(Port::free, Ok)?;
+            let suffix = master
+                .as_deref()
+                .map(|name| format!("={name}"))
+                .unwrap_or_default();
+            let flag = match kind {
+                Kind::Primary => "--listen",
+                Kind::Replica => "--replica-listen",
+            };
+            self = self.flag(flag, &format!("{}{suffix}", port.address()));
+            listeners.push(Listener { kind, master, port });
+        }
+        let admin = Port::free()?;
+        self = self.flag("--metrics-listen", &admin.address().to_string());
+        let name = format!("slipring-{}", listeners[0].port.number());
+        let folder = scratch(&name)?;
+        let log = folder.path().join("log");
+        let process = Process::start_with_env(&name, &self.program, self.args, self.envs, log)?;
+        Ok(Proxy {
+            process,
+            listeners,
+            admin,
+            _folder: folder,
+        })
+    }
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Describes a proxy run by that program: in the binary's own tests, `env!("CARGO_BIN_EXE_slipring")`.
+    #[must_use]
+    pub fn builder(program: impl AsRef<Path>) -> ProxyBuilder {
+        ProxyBuilder {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            envs: Vec::new(),
+            listeners: Vec::new(),
+            port: None,
+        }
+    }
+
+    /// Where clients connect: the first listener.
+    ///
+    /// # Panics
+    /// Never: there is always one.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener(Kind::Primary, None)
+    }
+
+    /// Where clients of that master connect.
+    ///
+    /// # Panics
+    /// When the test asked for no such listener.
+    #[must_use]
+    pub fn address_of(&self, master: &str) -> SocketAddr {
+        self.listener(Kind::Primary, Some(master))
+    }
+
+    /// Where clients connect whose reads go to replicas.
+    ///
+    /// # Panics
+    /// When the test asked for no such listener.
+    #[must_use]
+    pub fn replica_address(&self) -> SocketAddr {
+        self.listener(Kind::Replica, None)
+    }
+
+    /// A new client of the first listener.
+    ///
+    /// # Errors
+    /// When it does not accept.
+    pub fn client(&self) -> Result<Client> {
+        Client::connect(self.address()).with_context(|| self.process.log_tail())
+    }
+
+    /// The process, for its pid and its log.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Where /metrics and the like are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Waits until /readyz says yes.
+    ///
+    /// # Errors
+    /// When it does not, with its last answer and the tail of the log.
+    pub fn wait_ready(&self) -> Result<()> {
+        self.process.wait_until("/readyz", || {
+            let (status, body) = self.get("/readyz")?;
+            ensure!(status == 200, "it answers {status}: {body}");
+            Ok(())
+        })
+    }
+
+    /// Asks the admin endpoint: status and body.
+    ///
+    /// # Errors
+    /// When there is no whole answer within a second.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin_address())?;
+        stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: slipring\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| anyhow!("no HTTP: {answer:?}"))?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        // Bodies are small and of known length here, so there is no chunked encoding to undo.
+        ensure!(
+            !head.to_ascii_lowercase().contains("transfer-encoding"),
+            "chunked: {head}"
+        );
+        Ok((
+            status.ok_or_else(|| anyhow!("no HTTP: {head:?}"))?,
+            body.to_owned(),
+        ))
+    }
+
+    /// The page of metrics.
+    ///
+    /// # Errors
+    /// When it is not served.
+    pub fn metrics(&self) -> Result<String> {
+        match self.get("/metrics")? {
+            (200, page) => Ok(page),
+            (status, body) => bail!("/metrics answers {status}: {body}"),
+        }
+    }
+
+    /// The sum of a metric over those of its series whose labels hold all of `labels`, each written `name="value"`; 0 without any.
+    ///
+    /// # Errors
+    /// When metrics are not served.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<f64> {
+        let page = self.metrics()?;
+        let series = page.lines().filter(|line| {
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with([' ', '{']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        Ok(series
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// Asks it to drain (SIGTERM) and waits for its end.
+    ///
+    /// # Errors
+    /// When it has not ended within `timeout`, with the tail of its log.
+    pub fn terminate(&self, timeout: Duration) -> Result<ExitStatus> {
+        self.process.signal(Signal::SIGTERM)?;
+        self.process.wait(timeout)
+    }
+
+    fn listener(&self, kind: Kind, master: Option<&str>) -> SocketAddr {
+        let listener = self.listeners.iter().find(|listener| {
+            listener.kind == kind && (master.is_none() || listener.master.as_deref() == master)
+        });
+        listener
+            .expect("the test names a listener that it asked for")
+            .port
+            .address()
+    }
+}
