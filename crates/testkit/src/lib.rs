@@ -5,6 +5,7 @@
 //! it, however that process ends: see [`process`].
 
 pub mod client;
+pub mod load;
 pub mod port;
 pub mod process;
 pub mod proxy;
@@ -13,6 +14,7 @@ pub mod servers;
 pub mod wait;
 
 pub use client::{Broken, Client};
+pub use load::Load;
 pub use proxy::Proxy;
 pub use reply::Reply;
 pub use servers::{Cluster, Flavor, Login, Node, Sentinel};
