@@ -3,7 +3,7 @@
 use crate::command::Command;
 use crate::error::KeyError;
 use crate::scan::number;
-use crate::spec::{Begin, CommandSpec, Find, KeySpec};
+use crate::spec::{Begin, CommandFlags, CommandSpec, Find, KeySpec};
 use std::ops::Range;
 
 /// The ranges of a command's keys in its text.
@@ -32,6 +32,9 @@ pub(crate) fn of<B: AsRef<[u8]>>(command: &Command<B>) -> Result<Vec<Range<usize
                 args.find(spec, &mut keys)?;
             }
         }
+    }
+    if keys.is_empty() && !spec.flags.contains(CommandFlags::NO_MANDATORY_KEYS) {
+        return Err(KeyError::InvalidArguments);
     }
     Ok(keys)
 }
