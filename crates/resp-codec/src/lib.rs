@@ -14,6 +14,8 @@
     allow(clippy::indexing_slicing, clippy::panic, clippy::arithmetic_side_effects)
 )]
 
+#[doc(hidden)]
+pub mod check;
 pub mod codec;
 pub mod command;
 pub mod error;

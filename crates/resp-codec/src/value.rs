@@ -22,7 +22,7 @@ pub enum Value {
     Bool(bool),
     /// An array, a set or a push.
     Array(Vec<Value>),
-    /// RESP3's map, in no certain order.
+    /// RESP3's map, in the order of the wire.
     Map(Vec<(Value, Value)>),
 }
 
@@ -136,7 +136,9 @@ fn from_resp3(frame: resp3::types::OwnedFrame) -> Result<Value, ReplyError> {
         F::Array { data, .. } | F::Push { data, .. } => list(data)?,
         F::Set { data, .. } => list(data.into_iter().collect())?,
         F::Map { data, .. } => Value::Map(
+            // The library collects a map from its end.
             data.into_iter()
+                .rev()
                 .map(|(name, value)| Ok((from_resp3(name)?, from_resp3(value)?)))
                 .collect::<Result<_, _>>()?,
         ),

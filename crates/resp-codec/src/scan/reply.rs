@@ -206,13 +206,13 @@ impl ReplyScan {
                 };
                 return Ok(false);
             }
-            // An attribute is no value: the one that it precedes is still to come.
-            ATTRIBUTE => (number.checked_mul(2), self.left),
-            b'%' => (number.checked_mul(2), self.left.saturating_sub(1)),
-            _ => (Some(number), self.left.saturating_sub(1)),
+            // Doubling cannot overflow: the number was an i64. An attribute is no value, the one that it precedes is still to come.
+            ATTRIBUTE => (number.saturating_mul(2), self.left),
+            b'%' => (number.saturating_mul(2), self.left.saturating_sub(1)),
+            _ => (number, self.left.saturating_sub(1)),
         };
         self.stage = Stage::Type;
-        match values.ok_or(ReplyError::InvalidLength)? {
+        match values {
             0 => Ok(kind != ATTRIBUTE),
             values => {
                 if self.around.len() >= MAX_REPLY_DEPTH {
