@@ -1,0 +1,4 @@
+#![no_main]
+//! What `resp_codec::check::reply` says must hold for any bytes.
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| resp_codec::check::reply(bytes));
