@@ -1,9 +1,17 @@
 //! Sessions, routing and backends: the files in the order in which a request meets them.
 
+mod backend;
+mod client;
+mod door;
+mod error;
+mod limits;
 mod metrics;
 mod net;
+mod route;
 mod server;
+mod session;
 mod settings;
+mod task;
 
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,

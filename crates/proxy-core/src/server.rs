@@ -1,11 +1,35 @@
 //! Accept, admit, spawn.
+//!
+//! ```text
+//!   listening socket, shared by all workers --accept--> least loaded worker --admit--> session task
+//! ```
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 
-use sentinel_watcher::{Dial, HintSender, TopologyFeed};
+use futures_util::FutureExt;
+use sentinel_watcher::{Dial, HealthFeed, HintSender, TopologyFeed};
+use slab::Slab;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::net::Listen;
+use crate::backend::fleet::{Fleet, FleetParts};
+use crate::client::{Client, Order};
+use crate::door::{Census, Door, WorkerState};
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
+use crate::net::{Accepted, Listen};
+use crate::session::Session;
 use crate::settings::{ReadPolicy, Settings};
 
 /// One master that clients can reach.
@@ -16,6 +40,8 @@ pub struct Upstream {
     pub feed: TopologyFeed,
     /// What the watcher should look at.
     pub hints: HintSender,
+    /// What the watcher knows of the sentinels: the automatic hold timeout is made of their down-after.
+    pub health: HealthFeed,
 }
 
 /// One address that clients connect to.
@@ -29,37 +55,378 @@ pub struct Listener {
 }
 
 /// One thread's share of the proxy: run it on a LocalSet.
-pub struct Worker {}
+pub struct Worker {
+    number: usize,
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    inbox: mpsc::Receiver<Adopt>,
+    dial: Arc<dyn Dial>,
+}
 
 /// What the control thread may ask of all workers.
-pub struct Handle {}
+pub struct Handle {
+    shared: Arc<Shared>,
+    draining: watch::Sender<bool>,
+}
+
+/// What crosses the workers' threads.
+struct Shared {
+    settings: Settings,
+    upstreams: Vec<SharedUpstream>,
+    metrics: Arc<Metrics>,
+    /// Clients of each worker.
+    loads: Vec<AtomicUsize>,
+    inboxes: Vec<mpsc::Sender<Adopt>>,
+    draining: watch::Receiver<bool>,
+    held_bytes: Arc<AtomicUsize>,
+    last_id: AtomicU64,
+}
+
+struct SharedUpstream {
+    upstream: Upstream,
+    census: Arc<Census>,
+}
+
+/// A client accepted elsewhere, for the least loaded worker.
+struct Adopt {
+    accepted: Accepted,
+    listener: usize,
+}
+
+/// A worker while it runs.
+struct Running {
+    number: usize,
+    shared: Arc<Shared>,
+    state: Rc<WorkerState>,
+    fleets: Vec<Rc<Fleet>>,
+    doors: Vec<Rc<Door>>,
+    clients: RefCell<Slab<Rc<Client>>>,
+    emptied: Notify,
+}
+
+/// How many accepted clients may wait for a worker; past it the accepting worker keeps them itself.
+const ADOPTIONS_WAITING: usize = 256;
+
+/// How long after a failed accept (no file descriptors) the next one is tried.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Builds the workers of a proxy. Nothing is served until each of them runs.
 ///
 /// # Errors
 /// A listening socket that cannot be shared between workers.
 pub fn build(
-    _settings: Settings,
-    _upstreams: Vec<Upstream>,
-    _listeners: Vec<Listener>,
-    _dial: Arc<dyn Dial>,
+    settings: Settings,
+    upstreams: Vec<Upstream>,
+    listeners: Vec<Listener>,
+    dial: Arc<dyn Dial>,
 ) -> io::Result<(Vec<Worker>, Handle)> {
-    Ok((Vec::new(), Handle {}))
+    let workers = settings.workers.max(1);
+    let masters = upstreams
+        .iter()
+        .map(|upstream| Arc::clone(&upstream.master))
+        .collect();
+    let addresses = listeners
+        .iter()
+        .map(|door| Arc::from(door.listen.address().to_string()))
+        .collect();
+    let (draining, drained) = watch::channel(false);
+    let (inboxes, receivers): (Vec<_>, Vec<_>) =
+        (0..workers).map(|_| mpsc::channel(ADOPTIONS_WAITING)).unzip();
+    let census = |upstream| SharedUpstream {
+        upstream,
+        census: Arc::default(),
+    };
+    let shared = Arc::new(Shared {
+        metrics: Metrics::new(workers, masters, addresses),
+        settings: Settings { workers, ..settings },
+        upstreams: upstreams.into_iter().map(census).collect(),
+        loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+        inboxes,
+        draining: drained,
+        held_bytes: Arc::default(),
+        last_id: AtomicU64::new(0),
+    });
+    let worker = |(number, inbox)| {
+        let share = |door: &Listener| {
+            Ok(Listener {
+                listen: door.listen.share()?,
+                upstream: door.upstream,
+                reads: door.reads,
+            })
+        };
+        let listeners = listeners.iter().map(share).collect::<io::Result<_>>()?;
+        Ok(Worker {
+            number,
+            shared: Arc::clone(&shared),
+            listeners,
+            inbox,
+            dial: Arc::clone(&dial),
+        })
+    };
+    let workers = receivers
+        .into_iter()
+        .enumerate()
+        .map(worker)
+        .collect::<io::Result<_>>()?;
+    Ok((workers, Handle { shared, draining }))
 }
 
-impl Worker {
-    /// Serves until drained.
-    pub async fn run(self) {}
-}
+// === impl Handle ===
 
 impl Handle {
     /// Stops accepting; sessions close at their next request boundary, the last ones at `--drain-timeout`.
     /// Every [`Worker::run`] ends then.
-    pub fn drain(&self) {}
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
 
     /// Clients connected now, over all workers.
     #[must_use]
     pub fn clients(&self) -> usize {
-        0
+        self.shared.clients()
+    }
+
+    /// What all workers count.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn clients(&self) -> usize {
+        self.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The worker with the fewest clients; `own` where it has no more than the others.
+    fn least_loaded(&self, own: usize) -> usize {
+        let loads = || {
+            self.loads
+                .iter()
+                .map(|load| load.load(Ordering::Relaxed))
+                .enumerate()
+        };
+        let least = loads()
+            .min_by_key(|(_, load)| *load)
+            .map_or(own, |(number, _)| number);
+        let load_of = |wanted| loads().nth(wanted).map_or(0, |(_, load)| load);
+        if load_of(own) <= load_of(least) {
+            own
+        } else {
+            least
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Serves until drained.
+    ///
+    /// # Panics
+    /// Outside a LocalSet.
+    pub async fn run(self) {
+        let Self {
+            number,
+            shared,
+            mut listeners,
+            mut inbox,
+            dial,
+        } = self;
+        let running = Rc::new(Running::start(number, shared, &listeners, &dial));
+        let mut draining = running.shared.draining.clone();
+        let mut pulse = tokio::time::interval(Duration::from_millis(limits::PULSE_MS));
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(adopt) = inbox.recv() => running.admit(adopt.accepted, adopt.listener),
+                _ = draining.wait_for(|draining| *draining) => break,
+                (listener, accepted) = accept(&mut listeners) => match accepted {
+                    Ok(accepted) => running.place(accepted, listener),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a client");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                _ = pulse.tick() => running.pulse(),
+            }
+        }
+        drop(listeners);
+        running.drain(&mut pulse).await;
+    }
+}
+
+async fn accept(listeners: &mut [Listener]) -> (usize, io::Result<Accepted>) {
+    poll_fn(|cx| {
+        for (number, listener) in listeners.iter_mut().enumerate() {
+            if let Poll::Ready(accepted) = listener.listen.poll_accept(cx) {
+                return Poll::Ready((number, accepted));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+// === impl Running ===
+
+impl Running {
+    fn start(number: usize, shared: Arc<Shared>, listeners: &[Listener], dial: &Arc<dyn Dial>) -> Self {
+        let cells = shared.metrics.cells(number);
+        let settings = Rc::new(shared.settings.clone());
+        let state = Rc::new(WorkerState {
+            settings: Rc::clone(&settings),
+            cells: Arc::clone(&cells),
+            scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
+            held_bytes: Arc::clone(&shared.held_bytes),
+            pulse: Cell::new(Instant::now()),
+        });
+        let fleet = |(number, upstream): (usize, &SharedUpstream)| {
+            let upstream = &upstream.upstream;
+            let parts = FleetParts {
+                upstream: number,
+                settings: Rc::clone(&settings),
+                dial: Arc::clone(dial),
+                hints: upstream.hints.clone(),
+                health: upstream.health.clone(),
+                cells: Arc::clone(&cells),
+                scratch: Rc::clone(&state.scratch),
+            };
+            let fleet = Fleet::new(parts, &upstream.feed);
+            crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));
+            fleet
+        };
+        let fleets: Vec<_> = shared.upstreams.iter().enumerate().map(fleet).collect();
+        let door = |listener: &Listener| {
+            let upstream = shared
+                .upstreams
+                .get(listener.upstream)
+                .expect("a listener names an upstream");
+            Rc::new(Door {
+                worker: Rc::clone(&state),
+                fleet: Rc::clone(fleets.get(listener.upstream).expect("one fleet an upstream")),
+                master: Arc::clone(&upstream.upstream.master),
+                reads: listener.reads,
+                census: Arc::clone(&upstream.census),
+            })
+        };
+        let doors = listeners.iter().map(door).collect();
+        Self {
+            number,
+            state,
+            fleets,
+            doors,
+            clients: RefCell::default(),
+            emptied: Notify::new(),
+            shared,
+        }
+    }
+
+    /// Gives a client to the least loaded worker.
+    fn place(self: &Rc<Self>, accepted: Accepted, listener: usize) {
+        let number = self.shared.least_loaded(self.number);
+        if number == self.number {
+            return self.admit(accepted, listener);
+        }
+        let inbox = self.shared.inboxes.get(number).expect("one inbox a worker");
+        if let Err(refused) = inbox.try_send(Adopt { accepted, listener }) {
+            let (mpsc::error::TrySendError::Full(adopt) | mpsc::error::TrySendError::Closed(adopt)) = refused;
+            self.admit(adopt.accepted, adopt.listener);
+        }
+    }
+
+    /// Lets a client in, or tells it why not.
+    fn admit(self: &Rc<Self>, accepted: Accepted, listener: usize) {
+        let cells = &self.state.cells;
+        let Accepted { socket, peer, .. } = accepted;
+        let mut io = match socket.open() {
+            Ok(io) => io,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "cannot adopt a client");
+                return cells.add(Counter::ClientsRefused(RefuseReason::Socket), 1);
+            }
+        };
+        if self.shared.clients() >= self.shared.settings.max_clients {
+            cells.add(Counter::ClientsRefused(RefuseReason::MaxClients), 1);
+            crate::task::spawn(async move {
+                let _ = io.write_all(&Error::MaxClients.reply()).await;
+            });
+            return;
+        }
+        let door = self.doors.get(listener).expect("one door a listener");
+        let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let client = Client::new(io, self.state.now());
+        let key = self.clients.borrow_mut().insert(Rc::clone(&client));
+        self.load().fetch_add(1, Ordering::Relaxed);
+        cells.add(Counter::ClientsAccepted { listener }, 1);
+        cells.gauge_add(Gauge::Clients { listener }, 1);
+        let session = Session::new(id, client, Rc::clone(door));
+        crate::task::spawn(Rc::clone(self).see_through(session, key, listener, peer));
+    }
+
+    /// A session from its first to its last moment.
+    async fn see_through(self: Rc<Self>, session: Session, key: usize, listener: usize, peer: SocketAddr) {
+        let reason = match AssertUnwindSafe(session.run()).catch_unwind().await {
+            Ok(reason) => reason,
+            Err(_) => {
+                tracing::error!(%peer, "a session panicked, which is a defect; its client is closed");
+                self.state.cells.add(Counter::SessionPanics, 1);
+                CloseReason::Panic
+            }
+        };
+        let client = self.clients.borrow_mut().remove(key);
+        client.break_off();
+        self.state.cells.add(Counter::ClientsClosed(reason), 1);
+        self.state.cells.gauge_add(Gauge::Clients { listener }, -1);
+        self.load().fetch_sub(1, Ordering::Relaxed);
+        if self.clients.borrow().is_empty() {
+            self.emptied.notify_one();
+        }
+    }
+
+    fn load(&self) -> &AtomicUsize {
+        self.shared.loads.get(self.number).expect("one load a worker")
+    }
+
+    fn pulse(&self) {
+        let now = Instant::now();
+        self.state.pulse.set(now);
+        for fleet in &self.fleets {
+            fleet.pulse(now);
+        }
+        let idle = self.state.settings.idle_timeout;
+        if !idle.is_zero() {
+            for (_, client) in self.clients.borrow().iter() {
+                if client.is_idle_since(now, idle) {
+                    client.give_order(Order::Close(CloseReason::Idle));
+                }
+            }
+        }
+    }
+
+    /// Waits until every client is gone; the last ones are sent away at `--drain-timeout`.
+    async fn drain(&self, pulse: &mut tokio::time::Interval) {
+        self.order(Order::Drain);
+        let deadline = Instant::now() + self.state.settings.drain_timeout;
+        while !self.clients.borrow().is_empty() {
+            tokio::select! {
+                biased;
+                () = self.emptied.notified() => {}
+                () = tokio::time::sleep_until(deadline) => {
+                    self.order(Order::Close(CloseReason::Drain));
+                    self.emptied.notified().await;
+                }
+                _ = pulse.tick() => self.pulse(),
+            }
+        }
+    }
+
+    fn order(&self, order: Order) {
+        for (_, client) in self.clients.borrow().iter() {
+            client.give_order(order);
+        }
     }
 }

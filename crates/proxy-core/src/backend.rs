@@ -1,0 +1,302 @@
+//! One node under one Profile: its muxes and its pools of leases.
+
+pub(crate) mod conn;
+pub(crate) mod fleet;
+pub(crate) mod lease;
+pub(crate) mod mux;
+pub(crate) mod profile;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use resp_codec::{Class, Refusal, write};
+use sentinel_watcher::{Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
+use tokio::time::Instant;
+
+use crate::backend::conn::{Conn, ConnectError, Counted};
+use crate::backend::lease::{Budget, Clean, Lease, LeaseError, LeasePool, LeaseState, NodeManager};
+use crate::backend::mux::Mux;
+use crate::backend::profile::{Profile, Resp};
+use crate::client::Shape;
+use crate::limits;
+use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
+use crate::settings::Settings;
+
+/// Which node, in which role.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NodeKey {
+    /// Where it listens.
+    pub address: HostPort,
+    /// The term of a primary; `None` for a replica. A primary that comes back is another node.
+    pub term: Option<Epoch>,
+}
+
+/// What all connections of one worker to one node share.
+pub(crate) struct Link {
+    /// Which master the node belongs to.
+    pub upstream: usize,
+    /// The node.
+    pub node: NodeKey,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) hints: HintSender,
+    pub(crate) cells: Arc<Cells>,
+    pub(crate) node_cells: Arc<NodeCells>,
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    /// Until when a new primary's lack of replicas is waited out.
+    pub(crate) settling_until: Rc<Cell<Option<Instant>>>,
+}
+
+/// One node under one Profile.
+pub(crate) struct Backend {
+    link: Rc<Link>,
+    profile: Profile,
+    /// The shared connections that take new commands; one a slot.
+    muxes: RefCell<Vec<Option<Rc<Mux>>>>,
+    /// Those that only finish what they have.
+    leaving: RefCell<Vec<Rc<Mux>>>,
+    blocking: LeasePool,
+    streaming: LeasePool,
+    transaction: LeasePool,
+    /// The node's answer to HELLO in this Profile's RESP version.
+    hello: RefCell<Option<Bytes>>,
+    fenced: Cell<bool>,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// A fresh connection of `kind` in `profile`.
+    pub(crate) async fn connect(
+        &self,
+        profile: &Profile,
+        kind: ConnectionKind,
+    ) -> Result<Conn, ConnectError> {
+        let counted = Counted::new(&self.node_cells, kind);
+        Conn::open(
+            &*self.dial,
+            &self.node.address,
+            profile,
+            self.settings.connect_timeout,
+            counted,
+        )
+        .await
+    }
+
+    /// Tells the watcher that something looks wrong.
+    pub(crate) fn hint(&self, suspicion: Suspicion) {
+        self.hints.send(Hint {
+            node: self.node.address.clone(),
+            term: self.node.term,
+            suspicion,
+        });
+    }
+
+    /// Counts a command that has been answered.
+    #[inline]
+    pub(crate) fn account(&self, shape: Shape, outcome: Outcome, elapsed: Duration) {
+        self.cells.command(shape.command, outcome);
+        self.cells.command_duration(Class::Data, elapsed);
+    }
+
+    /// Counts a command whose outcome nobody knows.
+    pub(crate) fn account_unknown(&self, shape: Shape) {
+        self.cells.command(shape.command, Outcome::Unknown);
+        self.cells.add(
+            Counter::UnknownOutcomes {
+                upstream: self.upstream,
+            },
+            1,
+        );
+    }
+
+    /// The node's entry check refused a command for a reason that passes: `error` is the whole error reply.
+    pub(crate) fn may_wait_out(&self, refusal: Refusal, error: &[u8]) -> bool {
+        match refusal {
+            Refusal::Readonly | Refusal::Loading | Refusal::MasterDown => true,
+            // A new primary has no replicas for a moment; an old one that has none is the operator's affair.
+            Refusal::NoReplicas => self
+                .settling_until
+                .get()
+                .is_some_and(|until| Instant::now() < until),
+            // EXEC itself was refused: the transaction is gone from the node, and nothing of it was executed.
+            Refusal::ExecAbort => [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"NOREPLICAS"]
+                .iter()
+                .any(|word| error.windows(word.len()).any(|window| window == *word)),
+            _ => false,
+        }
+    }
+}
+
+// === impl Backend ===
+
+impl Backend {
+    pub(crate) fn new(link: Rc<Link>, profile: Profile) -> Rc<Self> {
+        let settings = Rc::clone(&link.settings);
+        let pool = |asks_id| {
+            let manager = NodeManager {
+                dial: Arc::clone(&link.dial),
+                node: link.node.address.clone(),
+                profile: profile.clone(),
+                timeout: settings.connect_timeout,
+                cells: Arc::clone(&link.node_cells),
+                asks_id,
+            };
+            LeasePool::new(
+                manager,
+                settings.pool_size.div_ceil(settings.workers),
+                settings.lease_wait_timeout,
+            )
+        };
+        Rc::new(Self {
+            blocking: pool(true),
+            streaming: pool(false),
+            transaction: pool(false),
+            link,
+            profile,
+            muxes: RefCell::new(vec![None; settings.mux_connections.max(1)]),
+            leaving: RefCell::new(Vec::new()),
+            hello: RefCell::new(None),
+            fenced: Cell::new(false),
+        })
+    }
+
+    /// The node.
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// The shared connection number `turn` (modulo `--mux-connections`), opened where there is none.
+    pub(crate) fn mux(&self, turn: u64) -> Rc<Mux> {
+        let muxes = &mut *self.muxes.borrow_mut();
+        let at = usize::try_from(turn % muxes.len() as u64).unwrap_or_default();
+        let slot = muxes.get_mut(at).expect("the remainder is less than the length");
+        if let Some(mux) = slot.as_ref().filter(|mux| mux.is_open()) {
+            return Rc::clone(mux);
+        }
+        let mux = Mux::open(Rc::clone(&self.link), self.profile.clone());
+        if self.fenced.get() {
+            mux.fence();
+        }
+        if let Some(old) = slot.replace(Rc::clone(&mux)) {
+            self.leaving.borrow_mut().push(old);
+        }
+        mux
+    }
+
+    /// A connection of one's own.
+    pub(crate) async fn lease(&self, budget: Budget, reason: LeaseReason) -> Result<Lease, LeaseError> {
+        let pool = match budget {
+            Budget::Blocking => &self.blocking,
+            Budget::Streaming => &self.streaming,
+            Budget::Transaction => &self.transaction,
+        };
+        let started = Instant::now();
+        let lease = pool.get().await;
+        self.link.cells.lease_wait(started.elapsed());
+        if self.fenced.get() {
+            return Err(LeaseError::Lost);
+        }
+        match &lease {
+            Ok(_) => self.link.cells.add(Counter::Leases(reason), 1),
+            Err(LeaseError::Lost) => self.link.hint(Suspicion::DialFailed),
+            Err(_) => {}
+        }
+        lease
+    }
+
+    /// CLIENT UNBLOCK of the connection `id`, over another. True: the node heard it, so that the blocked command's
+    /// own answer tells what became of it.
+    pub(crate) async fn unblock(&self, id: i64) -> bool {
+        let exchange = async {
+            let mut lease = self.transaction.get().await.ok()?;
+            let mut request = bytes::BytesMut::new();
+            write::command(
+                &mut request,
+                &[b"CLIENT", b"UNBLOCK", id.to_string().as_bytes(), b"ERROR"],
+            );
+            lease.conn().send(&request).await.ok()?;
+            let (kind, _) = lease.conn().reply().await.ok()?;
+            lease.release(Clean::prove(&LeaseState::default())?);
+            (!kind.is_error()).then_some(())
+        };
+        matches!(
+            tokio::time::timeout(self.link.settings.node_timeout, exchange).await,
+            Ok(Some(()))
+        )
+    }
+
+    /// The node's own answer to `HELLO 2` or `HELLO 3` under this Profile; asked once.
+    pub(crate) async fn hello(&self) -> Result<Bytes, ConnectError> {
+        if let Some(hello) = &*self.hello.borrow() {
+            return Ok(hello.clone());
+        }
+        let mut conn = self.link.connect(&self.profile, ConnectionKind::Control).await?;
+        let mut request = bytes::BytesMut::new();
+        let version: &[u8] = if self.profile.resp == Resp::Three {
+            b"3"
+        } else {
+            b"2"
+        };
+        write::command(&mut request, &[b"HELLO", version]);
+        let exchange = async {
+            conn.send(&request).await?;
+            conn.reply().await
+        };
+        let (kind, reply) = match tokio::time::timeout(self.link.settings.connect_timeout, exchange).await {
+            Ok(answered) => answered?,
+            Err(_) => return Err(ConnectError::Io(std::io::ErrorKind::TimedOut.into())),
+        };
+        if kind.is_error() {
+            return Err(ConnectError::Refused(reply));
+        }
+        *self.hello.borrow_mut() = Some(reply.clone());
+        Ok(reply)
+    }
+
+    /// The node is no longer what it was: nothing new enters, what is unanswered gets its end.
+    pub(crate) fn fence(&self) {
+        self.fenced.set(true);
+        for mux in self
+            .muxes
+            .borrow()
+            .iter()
+            .flatten()
+            .chain(self.leaving.borrow().iter())
+        {
+            mux.fence();
+        }
+        for pool in [&self.blocking, &self.streaming, &self.transaction] {
+            pool.close();
+        }
+    }
+
+    /// Cuts the shared connections: their reads travel again, on fresh ones.
+    pub(crate) fn cut(&self) {
+        for mux in self.muxes.borrow().iter().flatten() {
+            mux.fence();
+        }
+    }
+
+    /// Reaps what nobody uses. True: a mux has been silent past `--node-timeout`.
+    pub(crate) fn pulse(&self, now: Instant) -> bool {
+        let idle = Duration::from_secs(limits::LEASE_IDLE_SECS);
+        for pool in [&self.blocking, &self.streaming, &self.transaction] {
+            pool.reap(idle);
+        }
+        let leaving = &mut *self.leaving.borrow_mut();
+        leaving.retain(|mux| !mux.is_closed());
+        let timeout = self.link.settings.node_timeout;
+        let muxes = self.muxes.borrow();
+        muxes
+            .iter()
+            .flatten()
+            .chain(leaving.iter())
+            .filter(|mux| mux.pulse(now, timeout))
+            .count()
+            > 0
+    }
+}

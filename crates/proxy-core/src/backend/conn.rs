@@ -1,0 +1,210 @@
+//! A fresh connection to a node: dialled, made into its Profile, read reply by reply.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Progress, ReplyKind, ReplyScan};
+use sentinel_watcher::{BoxIo, Dial, HostPort};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::backend::profile::Profile;
+use crate::limits;
+use crate::metrics::{ConnectionKind, NodeCells};
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// The node cannot be reached, or hung up.
+    Io(io::Error),
+    /// The node refused the Profile; its own error reply.
+    Refused(Bytes),
+}
+
+/// A connection to a node, read reply by reply.
+pub(crate) struct Conn {
+    io: BoxIo,
+    scan: ReplyScan,
+    input: BytesMut,
+    /// Bytes of `input` that the scan has seen already.
+    scanned: usize,
+    /// Its CLIENT ID on the node, where that was asked and the user may know it.
+    id: Option<i64>,
+    counted: Counted,
+}
+
+/// What came from the node.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A reply frame, or the last part of one.
+    Frame(ReplyKind, Bytes),
+    /// A part of a large reply; more follows.
+    Part(Bytes),
+}
+
+/// A connection in the metrics, for as long as this lives.
+pub(crate) struct Counted {
+    cells: Arc<NodeCells>,
+    kind: ConnectionKind,
+}
+
+// === impl Conn ===
+
+impl Conn {
+    /// Dials `node` and makes the connection into `profile`, all within `timeout`.
+    ///
+    /// # Errors
+    /// The node cannot be reached in time, or refuses the Profile.
+    pub(crate) async fn open(
+        dial: &dyn Dial,
+        node: &HostPort,
+        profile: &Profile,
+        timeout: Duration,
+        counted: Counted,
+    ) -> Result<Self, ConnectError> {
+        let opening = async {
+            let io = dial.dial(node).await?;
+            let mut conn = Self {
+                io,
+                scan: ReplyScan::default(),
+                input: BytesMut::new(),
+                scanned: 0,
+                id: None,
+                counted,
+            };
+            let (handshake, replies) = profile.handshake();
+            if replies > 0 {
+                conn.send(&handshake).await?;
+            }
+            for _ in 0..replies {
+                let (kind, reply) = conn.reply().await?;
+                if kind.is_error() {
+                    return Err(ConnectError::Refused(reply));
+                }
+            }
+            Ok(conn)
+        };
+        match tokio::time::timeout(timeout, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Writes `bytes`, all of them.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.io.write_all(bytes).await
+    }
+
+    /// The next reply frame, whole. Cancel-safe: what was read stays.
+    ///
+    /// # Errors
+    /// The connection is gone, or the node speaks no RESP ([`io::ErrorKind::InvalidData`]).
+    pub(crate) async fn reply(&mut self) -> io::Result<(ReplyKind, Bytes)> {
+        match self.arrival(usize::MAX).await? {
+            Arrival::Frame(kind, frame) => Ok((kind, frame)),
+            Arrival::Part(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The next reply frame, in parts where it is longer than `whole` bytes. Cancel-safe: what was read stays.
+    ///
+    /// # Errors
+    /// As [`Self::reply`].
+    pub(crate) async fn arrival(&mut self, whole: usize) -> io::Result<Arrival> {
+        loop {
+            let fresh = self.input.get(self.scanned..).unwrap_or_default();
+            if !fresh.is_empty() {
+                match self.scan.feed(fresh) {
+                    Ok(Progress::Complete { used, kind }) => {
+                        let end = std::mem::take(&mut self.scanned) + used;
+                        return Ok(Arrival::Frame(kind, self.input.split_to(end).freeze()));
+                    }
+                    Ok(Progress::Partial) => self.scanned = self.input.len(),
+                    Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+                }
+            }
+            if self.scanned > whole {
+                self.scanned = 0;
+                return Ok(Arrival::Part(self.input.split().freeze()));
+            }
+            let room = if self.input.is_empty() {
+                4 << 10
+            } else {
+                limits::SCRATCH_BYTES
+            };
+            self.input.reserve(room);
+            if self.io.read_buf(&mut self.input).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Asks the node for this connection's CLIENT ID.
+    pub(crate) async fn learn_id(&mut self) -> io::Result<()> {
+        self.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n").await?;
+        let (_, reply) = self.reply().await?;
+        let digits = reply
+            .strip_prefix(b":")
+            .and_then(|rest| std::str::from_utf8(rest).ok());
+        self.id = digits.and_then(|digits| digits.trim_end().parse().ok());
+        Ok(())
+    }
+
+    /// Its CLIENT ID on the node, as far as that is known.
+    pub(crate) fn id(&self) -> Option<i64> {
+        self.id
+    }
+
+    /// Ready with an error if the node hung up or sent what nobody asked for; pending while all is quiet.
+    pub(crate) async fn disturbed(&mut self) -> io::Error {
+        match self.io.read_u8().await {
+            Ok(_) => io::ErrorKind::InvalidData.into(),
+            Err(error) => error,
+        }
+    }
+
+    /// No reply is half read, none waits.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.input.is_empty() && self.scan.is_idle()
+    }
+
+    /// Gives the read buffer back: a connection at rest owns none.
+    pub(crate) fn rest(&mut self) {
+        self.input = BytesMut::new();
+    }
+
+    /// The socket, after the handshake, and its place in the metrics.
+    pub(crate) fn into_parts(self) -> (BoxIo, Counted) {
+        (self.io, self.counted)
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    /// Counts one connection of `kind`.
+    #[must_use]
+    pub(crate) fn new(cells: &Arc<NodeCells>, kind: ConnectionKind) -> Self {
+        cells.opened(kind);
+        Self {
+            cells: Arc::clone(cells),
+            kind,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.cells.closed(self.kind);
+    }
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}

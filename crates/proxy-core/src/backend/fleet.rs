@@ -1,0 +1,284 @@
+//! All backends of one worker towards one master, and the topology that they follow.
+//!
+//! A worker acts on a new topology in one step: what is no longer there is fenced before any session sees the
+//! new one, so that nothing can slip to a former primary.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use resp_codec::write;
+use sentinel_watcher::{Dial, Epoch, HealthFeed, HintSender, Primary, Suspicion, Topology, TopologyFeed};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::backend::profile::Profile;
+use crate::backend::{Backend, Link, NodeKey};
+use crate::metrics::{Cells, ConnectionKind, NodeRole};
+use crate::route::Plan;
+use crate::settings::Settings;
+
+/// What a fleet is made of.
+pub(crate) struct FleetParts {
+    pub(crate) upstream: usize,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) hints: HintSender,
+    pub(crate) cells: Arc<Cells>,
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) health: HealthFeed,
+}
+
+/// One worker's backends of one master.
+pub(crate) struct Fleet {
+    parts: FleetParts,
+    topology: RefCell<Arc<Topology>>,
+    applied: watch::Sender<Epoch>,
+    nodes: RefCell<BTreeMap<NodeKey, NodeBackends>>,
+    settling_until: Rc<Cell<Option<Instant>>>,
+    /// The primary answers NOAUTH to nobody.
+    auth_required: Cell<bool>,
+}
+
+struct NodeBackends {
+    link: Rc<Link>,
+    backends: BTreeMap<Profile, Rc<Backend>>,
+    /// A connection of its own for AUTH: what a client claims is proven there, and nothing else is sent.
+    prover: Rc<Backend>,
+    probing: Rc<Cell<bool>>,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    pub(crate) fn new(parts: FleetParts, feed: &TopologyFeed) -> Rc<Self> {
+        let topology = Arc::clone(&feed.load());
+        let (applied, _) = watch::channel(topology.epoch);
+        Rc::new(Self {
+            parts,
+            topology: RefCell::new(topology),
+            applied,
+            nodes: RefCell::new(BTreeMap::new()),
+            settling_until: Rc::new(Cell::new(None)),
+            auth_required: Cell::new(false),
+        })
+    }
+
+    /// Applies every topology that the watcher publishes. Never ends.
+    pub(crate) async fn follow(self: Rc<Self>, mut feed: TopologyFeed) {
+        loop {
+            let newest = Arc::clone(&feed.load());
+            self.apply(newest);
+            feed.changed().await;
+        }
+    }
+
+    /// The topology that this worker acts on.
+    pub(crate) fn topology(&self) -> std::cell::Ref<'_, Arc<Topology>> {
+        self.topology.borrow()
+    }
+
+    /// Learns of every topology that this worker acts on.
+    pub(crate) fn applied(&self) -> watch::Receiver<Epoch> {
+        self.applied.subscribe()
+    }
+
+    /// Which master.
+    pub(crate) fn upstream(&self) -> usize {
+        self.parts.upstream
+    }
+
+    /// How long a command may wait for a primary.
+    pub(crate) fn hold_timeout(&self) -> Duration {
+        self.parts.settings.failover_hold_timeout.unwrap_or_else(|| {
+            let down_after = self.parts.health.down_after().unwrap_or_default();
+            (down_after * 2 + Duration::from_secs(10)).max(Duration::from_secs(15))
+        })
+    }
+
+    /// A client that has not authenticated can do nothing here.
+    pub(crate) fn auth_required(&self) -> bool {
+        self.auth_required.get()
+    }
+
+    /// The primary under `profile`, where there is one.
+    pub(crate) fn primary(&self, profile: &Profile) -> Option<Rc<Backend>> {
+        let key = key_of(self.topology().shard(0).primary.as_ref()?);
+        Some(self.backend(key, profile))
+    }
+
+    /// The node at index `at` of the shard's replicas under `profile`, where there is one.
+    pub(crate) fn replica(&self, at: usize, profile: &Profile) -> Option<Rc<Backend>> {
+        let address = self.topology().shard(0).replicas.get(at)?.address.clone();
+        Some(self.backend(NodeKey { address, term: None }, profile))
+    }
+
+    /// The node that `plan` names, under `profile`.
+    ///
+    /// # Panics
+    /// If the plan was not made from the present topology, or names no node.
+    pub(crate) fn backend_of(&self, plan: Plan, profile: &Profile) -> Rc<Backend> {
+        let backend = match plan {
+            Plan::Replica(at) => self.replica(at, profile),
+            _ => self.primary(profile),
+        };
+        backend.expect("a plan names a node of the topology it was made from")
+    }
+
+    /// Where the primary is asked whether credentials are right.
+    ///
+    /// # Panics
+    /// Without a primary.
+    pub(crate) fn prover(&self) -> Rc<Backend> {
+        let backend = self.backend_of(Plan::Primary, &Profile::default());
+        let nodes = self.nodes.borrow();
+        let node = nodes
+            .get(&backend.link().node)
+            .expect("the backend has just been made");
+        Rc::clone(&node.prover)
+    }
+
+    /// Whether `node` is still the primary, in the same term.
+    pub(crate) fn is_primary(&self, node: &NodeKey) -> bool {
+        self.topology()
+            .shard(0)
+            .primary
+            .as_ref()
+            .is_some_and(|primary| key_of(primary) == *node)
+    }
+
+    /// Looks after silent nodes and idle connections.
+    pub(crate) fn pulse(&self, now: Instant) {
+        for node in self.nodes.borrow().values() {
+            let backends = || node.backends.values().chain([&node.prover]);
+            let silent = backends().filter(|backend| backend.pulse(now)).count() > 0;
+            if silent && !node.probing.replace(true) {
+                let backends = backends().cloned().collect();
+                crate::task::spawn(probe(Rc::clone(&node.link), backends, Rc::clone(&node.probing)));
+            }
+        }
+    }
+
+    fn backend(&self, key: NodeKey, profile: &Profile) -> Rc<Backend> {
+        let nodes = &mut *self.nodes.borrow_mut();
+        let node = nodes.entry(key).or_insert_with_key(|key| self.node(key));
+        match node.backends.get(profile) {
+            Some(backend) => Rc::clone(backend),
+            None => {
+                let backend = Backend::new(Rc::clone(&node.link), profile.clone());
+                node.backends.insert(profile.clone(), Rc::clone(&backend));
+                backend
+            }
+        }
+    }
+
+    fn node(&self, key: &NodeKey) -> NodeBackends {
+        let parts = &self.parts;
+        let role = if key.term.is_some() {
+            NodeRole::Primary
+        } else {
+            NodeRole::Replica
+        };
+        let link = Link {
+            upstream: parts.upstream,
+            node: key.clone(),
+            settings: Rc::clone(&parts.settings),
+            dial: Arc::clone(&parts.dial),
+            hints: parts.hints.clone(),
+            cells: Arc::clone(&parts.cells),
+            node_cells: parts.cells.node(parts.upstream, &key.address, role),
+            scratch: Rc::clone(&parts.scratch),
+            settling_until: Rc::clone(&self.settling_until),
+        };
+        let link = Rc::new(link);
+        NodeBackends {
+            prover: Backend::new(Rc::clone(&link), Profile::default()),
+            link,
+            backends: BTreeMap::new(),
+            probing: Rc::new(Cell::new(false)),
+        }
+    }
+
+    fn apply(self: &Rc<Self>, newest: Arc<Topology>) {
+        let epoch = newest.epoch;
+        let before = std::mem::replace(&mut *self.topology.borrow_mut(), newest);
+        let gone = {
+            let topology = self.topology();
+            let shard = topology.shard(0);
+            let primary = shard.primary.as_ref().map(key_of);
+            if primary.is_some() && primary != before.shard(0).primary.as_ref().map(key_of) {
+                self.settling_until
+                    .set(Some(Instant::now() + self.hold_timeout()));
+                crate::task::spawn(Rc::clone(self).learn_auth());
+            }
+            let stays = |key: &NodeKey| match key.term {
+                Some(_) => primary.as_ref() == Some(key),
+                None => shard
+                    .replicas
+                    .iter()
+                    .any(|replica| replica.address == key.address),
+            };
+            self.nodes
+                .borrow_mut()
+                .extract_if(.., |key, _| !stays(key))
+                .collect::<Vec<_>>()
+        };
+        for (_, node) in gone {
+            for backend in node.backends.values().chain([&node.prover]) {
+                backend.fence();
+            }
+        }
+        self.applied.send_replace(epoch);
+    }
+
+    /// Finds out what the primary grants to nobody.
+    async fn learn_auth(self: Rc<Self>) {
+        let Some(backend) = self.primary(&Profile::default()) else {
+            return;
+        };
+        if let Some(reply) = ping(backend.link()).await {
+            self.auth_required.set(reply.starts_with(b"-NOAUTH"));
+        }
+    }
+}
+
+fn key_of(primary: &Primary) -> NodeKey {
+    NodeKey {
+        address: primary.address.clone(),
+        term: Some(primary.term),
+    }
+}
+
+/// Decides between busy and gone: any answer on a fresh connection is a sign of life.
+async fn probe(link: Rc<Link>, backends: Vec<Rc<Backend>>, probing: Rc<Cell<bool>>) {
+    if ping(&link).await.is_none() {
+        link.hint(Suspicion::Silent);
+        if link.node.term.is_none() {
+            // Only reads wait there: they travel again, elsewhere.
+            for backend in backends {
+                backend.cut();
+            }
+        }
+    }
+    probing.set(false);
+}
+
+/// PING on a fresh connection, as nobody; `None` without an answer within `--node-timeout`.
+async fn ping(link: &Link) -> Option<bytes::Bytes> {
+    let exchange = async {
+        let mut conn = link
+            .connect(&Profile::default(), ConnectionKind::Control)
+            .await
+            .ok()?;
+        let mut request = bytes::BytesMut::new();
+        write::command(&mut request, &[b"PING"]);
+        conn.send(&request).await.ok()?;
+        conn.reply().await.ok().map(|(_, reply)| reply)
+    };
+    tokio::time::timeout(link.settings.node_timeout, exchange)
+        .await
+        .ok()
+        .flatten()
+}

@@ -1,0 +1,56 @@
+//! Who a session is towards a node. Two sessions may share a connection only if all of it is equal.
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::write;
+use sentinel_watcher::Credentials;
+
+/// The RESP version of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Resp {
+    /// RESP2, as every connection starts.
+    #[default]
+    Two,
+    /// RESP3, after `HELLO 3`.
+    Three,
+}
+
+/// Every attribute of a connection that a node's answers may depend on.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Profile {
+    /// The proven user; `None`: what the node grants to nobody.
+    pub credentials: Option<Credentials>,
+    /// The database chosen by SELECT.
+    pub db: u32,
+    /// The RESP version chosen by HELLO.
+    pub resp: Resp,
+}
+
+impl Profile {
+    /// What a fresh connection must send to become this Profile, and how many replies that takes.
+    pub(crate) fn handshake(&self) -> (Bytes, usize) {
+        let mut out = BytesMut::new();
+        let mut replies = 0;
+        if let Some(credentials) = &self.credentials {
+            auth(&mut out, credentials);
+            replies += 1;
+        }
+        if self.resp == Resp::Three {
+            write::command(&mut out, &[b"HELLO", b"3"]);
+            replies += 1;
+        }
+        if self.db != 0 {
+            write::command(&mut out, &[b"SELECT", self.db.to_string().as_bytes()]);
+            replies += 1;
+        }
+        (out.freeze(), replies)
+    }
+}
+
+/// Writes the AUTH command of `credentials`.
+pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
+    let password = credentials.password.reveal();
+    match &credentials.username {
+        Some(username) => write::command(out, &[b"AUTH", username, password]),
+        None => write::command(out, &[b"AUTH", password]),
+    }
+}

@@ -1,0 +1,544 @@
+//! The downstream connection: its socket, its output, and the places its replies must come in.
+//!
+//! ```text
+//!  session task                                  mux task (another task of the same worker)
+//!    poll_read  <--- socket                        reads the node's replies
+//!    ticket()   ---> Ticket(seq) --- travels --->  Ticket::deliver(bytes)
+//!                                                     in order? written to the socket at once
+//!    poll_flush <--- woken only when the socket       else: parked until its turn
+//!                    would block                   Ticket::give_back(command): to be sent again
+//! ```
+//! A reply is written by the task that read it, so a request costs the session one wake-up, not two.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use resp_codec::CommandId;
+use sentinel_watcher::BoxIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::limits;
+use crate::metrics::CloseReason;
+
+/// One client's connection. Shared by its session and the muxes that answer it.
+pub(crate) struct Client {
+    state: RefCell<State>,
+}
+
+struct State {
+    /// `None` once the session is over, or the socket failed.
+    io: Option<BoxIo>,
+    /// Bytes the socket has not taken yet, in order.
+    output: BytesMut,
+    /// The sequence number whose reply leaves next.
+    head: u64,
+    /// The sequence number that the next command gets.
+    next: u64,
+    /// Commands handed to a mux and neither answered nor given back.
+    in_flight: u64,
+    /// Their bytes.
+    in_flight_bytes: usize,
+    /// Replies that came before their turn, by sequence number.
+    parked: VecDeque<(u64, Bytes)>,
+    /// Commands to be sent again, by sequence number.
+    returned: VecDeque<Returned>,
+    /// The session's task.
+    waker: Option<Waker>,
+    /// Whoever waits for `output` to fall below its bounds.
+    feeders: Vec<Waker>,
+    /// Bytes written to the socket so far; how a slow client is told from a stuck one.
+    written: u64,
+    /// When the client last said something; to the resolution of the worker's pulse.
+    heard: Instant,
+    wants: Wants,
+    order: Option<Order>,
+}
+
+/// What the session's task sleeps for, besides its socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    /// Less outstanding than the bounds.
+    Room,
+    /// Nothing in flight: all answered, parked or given back.
+    Landed,
+    /// Everything answered.
+    Settled,
+}
+
+/// What the worker wants of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Close at the next request boundary.
+    Drain,
+    /// Close now.
+    Close(CloseReason),
+}
+
+/// A command's place in its session's reply queue. Exactly one of [`Self::deliver`], [`Self::give_back`] ends it.
+#[must_use = "a ticket that is dropped leaves its client waiting for ever"]
+pub(crate) struct Ticket {
+    client: Rc<Client>,
+    seq: u64,
+    /// Consecutive places that this ticket stands for.
+    count: u64,
+    bytes: usize,
+}
+
+/// A command that came back unanswered.
+pub(crate) struct Returned {
+    /// Its place.
+    pub seq: u64,
+    /// Its frame, or the frames of its MULTI block.
+    pub frame: Bytes,
+    /// What it is.
+    pub shape: Shape,
+    /// The node's refusal, to be answered if nobody takes the command in time.
+    pub refusal: Option<Bytes>,
+}
+
+/// What a mux must know of a command in order to answer, account and resend it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Row of the command table.
+    pub command: CommandId,
+    /// Reply frames it is answered with: 1, or one for each command of a MULTI block.
+    pub replies: u32,
+    /// `readonly` and no script: may travel twice.
+    pub read: bool,
+    /// The node's entry check alone can have answered a refusal: no script, no module, no EXEC.
+    pub refusable: bool,
+    /// How often a lost connection already made it travel again.
+    pub resends: u8,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// A client on `io`, nothing sent, nothing waited for.
+    #[must_use]
+    pub(crate) fn new(io: BoxIo, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            state: RefCell::new(State {
+                io: Some(io),
+                output: BytesMut::new(),
+                head: 0,
+                next: 0,
+                in_flight: 0,
+                in_flight_bytes: 0,
+                parked: VecDeque::new(),
+                returned: VecDeque::new(),
+                waker: None,
+                feeders: Vec::new(),
+                written: 0,
+                heard: now,
+                wants: Wants::Nothing,
+                order: None,
+            }),
+        })
+    }
+
+    /// Remembers whom to wake.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        let state = &mut *self.state.borrow_mut();
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => state.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// The place of the next command, `bytes` long.
+    pub(crate) fn ticket(self: &Rc<Self>, bytes: usize) -> Ticket {
+        let state = &mut *self.state.borrow_mut();
+        let seq = state.next;
+        state.next += 1;
+        state.in_flight += 1;
+        state.in_flight_bytes += bytes;
+        Ticket {
+            client: Rc::clone(self),
+            seq,
+            count: 1,
+            bytes,
+        }
+    }
+
+    /// The old place of a command that is sent again.
+    pub(crate) fn ticket_again(self: &Rc<Self>, seq: u64, bytes: usize) -> Ticket {
+        let state = &mut *self.state.borrow_mut();
+        state.in_flight += 1;
+        state.in_flight_bytes += bytes;
+        Ticket {
+            client: Rc::clone(self),
+            seq,
+            count: 1,
+            bytes,
+        }
+    }
+
+    /// Answers a returned command in its old place.
+    pub(crate) fn answer(self: &Rc<Self>, seq: u64, reply: &[u8]) {
+        self.ticket_again(seq, 0).deliver(reply);
+    }
+
+    /// Answers the newest command from here, behind all replies still outstanding.
+    pub(crate) fn reply(self: &Rc<Self>, reply: &[u8]) {
+        self.ticket(0).deliver(reply);
+    }
+
+    /// Passes on bytes that answer no ticket: a part of a reply, a push. Only while nothing is outstanding.
+    pub(crate) fn push(&self, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        debug_assert_eq!(state.head, state.next, "a push between replies");
+        state.put(bytes);
+    }
+
+    /// Reads from the socket.
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state.borrow_mut().io {
+            Some(io) => Pin::new(io).poll_read(cx, buf),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Writes what waits. Ready once nothing does.
+    pub(crate) fn poll_flush(&self) -> Poll<()> {
+        let state = &mut *self.state.borrow_mut();
+        state.flush();
+        if state.output.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Ready once nothing is in flight: every command is answered, parked, or to be sent again.
+    pub(crate) fn poll_landed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_wanted(cx, Wants::Landed)
+    }
+
+    /// Ready once every command has been answered.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_wanted(cx, Wants::Settled)
+    }
+
+    /// Ready while no more is unanswered or unread than one client may have.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_wanted(cx, Wants::Room)
+    }
+
+    /// No more is unanswered or unread than one client may have.
+    #[must_use]
+    pub(crate) fn has_room(&self) -> bool {
+        self.state.borrow().has(Wants::Room)
+    }
+
+    fn poll_wanted(&self, cx: &Context<'_>, wants: Wants) -> Poll<()> {
+        self.register(cx);
+        let state = &mut *self.state.borrow_mut();
+        if state.has(wants) {
+            state.wants = Wants::Nothing;
+            Poll::Ready(())
+        } else {
+            state.wants = wants;
+            Poll::Pending
+        }
+    }
+
+    /// Every command has been answered.
+    #[must_use]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state.borrow().has(Wants::Settled)
+    }
+
+    /// So much output waits that whoever produces it must pause. Wakes `cx` when it has fallen.
+    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let stalled = state.output.len() >= limits::OUTPUT_STALL_BYTES && state.io.is_some();
+        if stalled && !state.feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
+            state.feeders.push(cx.waker().clone());
+        }
+        stalled
+    }
+
+    /// The client has said something.
+    pub(crate) fn hear(&self, now: Instant) {
+        self.state.borrow_mut().heard = now;
+    }
+
+    /// It has said nothing for `idle`, and waits for nothing.
+    #[must_use]
+    pub(crate) fn is_idle_since(&self, now: Instant, idle: Duration) -> bool {
+        let state = self.state.borrow();
+        state.has(Wants::Settled) && now.duration_since(state.heard) >= idle
+    }
+
+    /// Bytes waiting for the socket.
+    #[must_use]
+    pub(crate) fn output_bytes(&self) -> usize {
+        self.state.borrow().output.len()
+    }
+
+    /// Some command has to be sent again.
+    #[must_use]
+    pub(crate) fn has_returned(&self) -> bool {
+        !self.state.borrow().returned.is_empty()
+    }
+
+    /// The commands to be sent again, in order.
+    #[must_use]
+    pub(crate) fn take_returned(&self) -> VecDeque<Returned> {
+        std::mem::take(&mut self.state.borrow_mut().returned)
+    }
+
+    /// The socket failed.
+    #[must_use]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state.borrow().io.is_none()
+    }
+
+    /// Nothing more can or shall be written; the session ends.
+    pub(crate) fn break_off(&self) {
+        self.state.borrow_mut().fail();
+    }
+
+    /// What the worker wants of this session.
+    #[must_use]
+    pub(crate) fn order(&self) -> Option<Order> {
+        self.state.borrow().order
+    }
+
+    /// Tells the session what the worker wants. An order to close now outranks a drain.
+    pub(crate) fn give_order(&self, order: Order) {
+        let state = &mut *self.state.borrow_mut();
+        if !matches!(state.order, Some(Order::Close(_))) {
+            state.order = Some(order);
+        }
+        state.wake();
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn has(&self, wants: Wants) -> bool {
+        match wants {
+            Wants::Nothing => false,
+            Wants::Room => {
+                self.next - self.head < limits::PIPELINE_DEPTH
+                    && self.in_flight_bytes < limits::PIPELINE_BYTES
+                    && self.output.len() < limits::OUTPUT_SOFT_BYTES
+            }
+            Wants::Landed => self.in_flight == 0,
+            Wants::Settled => self.head == self.next,
+        }
+    }
+
+    fn wake_if_wanted(&mut self) {
+        if self.has(self.wants) {
+            self.wants = Wants::Nothing;
+            self.wake();
+        }
+    }
+
+    /// `count` commands of together `bytes` are no longer in flight.
+    fn landed(&mut self, count: u64, bytes: usize) {
+        self.in_flight -= count;
+        self.in_flight_bytes -= bytes;
+    }
+
+    fn fail(&mut self) {
+        self.io = None;
+        self.output = BytesMut::new();
+        self.parked.clear();
+        self.wake();
+        self.wake_feeders();
+    }
+
+    fn wake_feeders(&mut self) {
+        for feeder in self.feeders.drain(..) {
+            feeder.wake();
+        }
+    }
+
+    /// Writes `bytes` to the socket, or behind what waits for it.
+    fn put(&mut self, bytes: &[u8]) {
+        if self.io.is_none() {
+            return;
+        }
+        let mut rest = bytes;
+        while self.output.is_empty() && !rest.is_empty() {
+            match self.write(rest) {
+                Some(n) => rest = rest.get(n..).expect("the socket took no more than it was given"),
+                None => break,
+            }
+        }
+        if self.io.is_some() {
+            self.output.extend_from_slice(rest);
+        }
+    }
+
+    fn flush(&mut self) {
+        while !self.output.is_empty() {
+            let mut output = std::mem::take(&mut self.output);
+            let Some(taken) = self.write(&output) else {
+                if self.io.is_some() {
+                    self.output = output;
+                }
+                break;
+            };
+            output.advance(taken);
+            self.output = output;
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+        if self.output.len() < limits::OUTPUT_SOFT_BYTES {
+            self.wake_feeders();
+            self.wake_if_wanted();
+        }
+    }
+
+    /// One write. `None`: the socket takes nothing now (the session will be woken) or has failed.
+    fn write(&mut self, bytes: &[u8]) -> Option<usize> {
+        let waker = self.waker.as_ref().unwrap_or(Waker::noop());
+        let io = self.io.as_mut()?;
+        match Pin::new(io).poll_write(&mut Context::from_waker(waker), bytes) {
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.written += n as u64;
+                Some(n)
+            }
+            Poll::Pending => None,
+            Poll::Ready(_) => {
+                self.fail();
+                None
+            }
+        }
+    }
+
+    /// The commands `first..first + count` are answered by `bytes`.
+    fn deliver(&mut self, first: u64, count: u64, bytes: &[u8]) {
+        if first == self.head {
+            self.head += count;
+            self.put(bytes);
+            self.unpark();
+        } else if self.io.is_some() {
+            let at = self.parked.partition_point(|(seq, _)| *seq < first);
+            self.parked.insert(at, (first, Bytes::copy_from_slice(bytes)));
+            for offset in 1..count {
+                self.parked
+                    .insert(at + offset as usize, (first + offset, Bytes::new()));
+            }
+        } else {
+            self.head += count;
+        }
+        self.wake_if_wanted();
+    }
+
+    /// Replies whose turn has come leave, too.
+    fn unpark(&mut self) {
+        while self.parked.front().is_some_and(|(seq, _)| *seq == self.head) {
+            let (_, bytes) = self.parked.pop_front().expect("just seen");
+            self.head += 1;
+            self.put(&bytes);
+        }
+        if self.parked.is_empty() && self.parked.capacity() > 0 {
+            self.parked = VecDeque::new();
+        }
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Takes `next` in, if it stands right behind this one: both are then answered together.
+    ///
+    /// # Errors
+    /// `next` itself, if it belongs elsewhere.
+    pub(crate) fn absorb(&mut self, next: Self) -> Result<(), Self> {
+        if Rc::ptr_eq(&self.client, &next.client) && self.seq + self.count == next.seq {
+            self.count += next.count;
+            self.bytes += next.bytes;
+            Ok(())
+        } else {
+            Err(next)
+        }
+    }
+
+    /// An earlier command of this client is to be sent again, so this one must not overtake it.
+    #[must_use]
+    pub(crate) fn is_behind_returned(&self) -> bool {
+        self.client
+            .state
+            .borrow()
+            .returned
+            .front()
+            .is_some_and(|first| first.seq < self.seq)
+    }
+
+    /// All earlier commands of this client have been answered.
+    #[must_use]
+    pub(crate) fn is_next(&self) -> bool {
+        self.client.state.borrow().head == self.seq
+    }
+
+    /// Too much output waits for this client. Wakes `cx` when that has changed.
+    #[must_use]
+    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
+        self.client.is_stalled(cx)
+    }
+
+    /// Bytes this client has taken so far; how a slow client is told from a stuck one.
+    #[must_use]
+    pub(crate) fn taken(&self) -> u64 {
+        self.client.state.borrow().written
+    }
+
+    /// The client takes nothing while others wait behind its reply: its session ends.
+    pub(crate) fn break_off(&self) {
+        self.client.break_off();
+    }
+
+    /// Passes on a part of the reply. Only when [`Self::is_next`].
+    pub(crate) fn part(&self, bytes: &[u8]) {
+        debug_assert!(self.is_next(), "a part out of turn");
+        self.client.state.borrow_mut().put(bytes);
+    }
+
+    /// Answers the commands: `replies` is their complete replies, or what is left of them after [`Self::part`].
+    pub(crate) fn deliver(self, replies: &[u8]) {
+        let state = &mut *self.client.state.borrow_mut();
+        state.landed(self.count, self.bytes);
+        state.deliver(self.seq, self.count, replies);
+    }
+
+    /// Gives the command back to its session, to be sent again.
+    pub(crate) fn give_back(self, frame: Bytes, shape: Shape, refusal: Option<Bytes>) {
+        debug_assert_eq!(self.count, 1, "a run is answered whole");
+        let state = &mut *self.client.state.borrow_mut();
+        state.landed(self.count, self.bytes);
+        let at = state.returned.partition_point(|other| other.seq < self.seq);
+        state.returned.insert(
+            at,
+            Returned {
+                seq: self.seq,
+                frame,
+                shape,
+                refusal,
+            },
+        );
+        state.wake();
+    }
+}

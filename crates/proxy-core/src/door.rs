@@ -1,0 +1,153 @@
+//! What a session came through, and what it shares with the others of its worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sentinel_watcher::Epoch;
+use tokio::time::Instant;
+
+use crate::backend::fleet::Fleet;
+use crate::backend::profile::Profile;
+use crate::metrics::{Cells, Gauge};
+use crate::settings::{ClientAuth, ReadPolicy, Settings};
+
+/// What a session came through.
+pub(crate) struct Door {
+    pub(crate) worker: Rc<WorkerState>,
+    pub(crate) fleet: Rc<Fleet>,
+    pub(crate) master: Arc<str>,
+    pub(crate) reads: ReadPolicy,
+    pub(crate) census: Arc<Census>,
+}
+
+/// What all sessions of a worker share.
+pub(crate) struct WorkerState {
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) cells: Arc<Cells>,
+    pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    /// Bytes that wait for a primary, over all workers.
+    pub(crate) held_bytes: Arc<AtomicUsize>,
+    /// The time at the last pulse: good enough for idle clients.
+    pub(crate) pulse: Cell<Instant>,
+}
+
+/// A command that waits for a primary, in the books for as long as this lives.
+pub(crate) struct Held {
+    worker: Rc<WorkerState>,
+    upstream: usize,
+    bytes: usize,
+    since: Instant,
+}
+
+/// Which terms the subscribers of one master, over all workers, are subscribed at. After a switch held commands
+/// wait a moment for subscribers to arrive, so that a held PUBLISH reaches them.
+#[derive(Debug, Default)]
+pub(crate) struct Census(Mutex<BTreeMap<Epoch, usize>>);
+
+/// One subscriber in the [`Census`].
+pub(crate) struct Counted {
+    census: Arc<Census>,
+    term: Epoch,
+}
+
+// === impl Door ===
+
+impl Door {
+    /// Who a client is before it has said anything.
+    pub(crate) fn first_profile(&self) -> Profile {
+        let credentials = match self.worker.settings.client_auth {
+            ClientAuth::Passthrough => None,
+            ClientAuth::Proxy | ClientAuth::None => self.worker.settings.node_credentials.clone(),
+        };
+        Profile {
+            credentials,
+            ..Profile::default()
+        }
+    }
+}
+
+// === impl WorkerState ===
+
+impl WorkerState {
+    /// The time at the last pulse.
+    pub(crate) fn now(&self) -> Instant {
+        self.pulse.get()
+    }
+
+    /// Enters a waiting command of `bytes` in the books; `None` when `--failover-hold-bytes` wait already.
+    pub(crate) fn hold(self: &Rc<Self>, upstream: usize, bytes: usize) -> Option<Held> {
+        let before = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > self.settings.failover_hold_bytes {
+            self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        self.cells.gauge_add(Gauge::HeldCommands { upstream }, 1);
+        self.cells
+            .gauge_add(Gauge::HeldBytes { upstream }, bytes.cast_signed() as i64);
+        Some(Held {
+            worker: Rc::clone(self),
+            upstream,
+            bytes,
+            since: Instant::now(),
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Self {
+            worker,
+            upstream,
+            bytes,
+            since,
+        } = self;
+        worker.held_bytes.fetch_sub(*bytes, Ordering::Relaxed);
+        worker
+            .cells
+            .gauge_add(Gauge::HeldCommands { upstream: *upstream }, -1);
+        worker.cells.gauge_add(
+            Gauge::HeldBytes { upstream: *upstream },
+            -(bytes.cast_signed() as i64),
+        );
+        worker.cells.hold_duration(*upstream, since.elapsed());
+    }
+}
+
+// === impl Census ===
+
+impl Census {
+    /// Counts a subscriber at `term` for as long as the answer lives.
+    pub(crate) fn count(self: &Arc<Self>, term: Epoch) -> Counted {
+        *self.terms().entry(term).or_default() += 1;
+        Counted {
+            census: Arc::clone(self),
+            term,
+        }
+    }
+
+    /// Whether some subscriber is still at an earlier term.
+    pub(crate) fn lags(&self, term: Epoch) -> bool {
+        self.terms()
+            .first_key_value()
+            .is_some_and(|(first, _)| *first < term)
+    }
+
+    fn terms(&self) -> std::sync::MutexGuard<'_, BTreeMap<Epoch, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut terms = self.census.terms();
+        if let Some(count) = terms.get_mut(&self.term) {
+            *count -= 1;
+            if *count == 0 {
+                terms.remove(&self.term);
+            }
+        }
+    }
+}

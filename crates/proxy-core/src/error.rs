@@ -1,0 +1,140 @@
+//! What slipring says of itself: whose fault, was it sent, and the words a client reads.
+//!
+//! The texts are a contract (docs/SEMANTICS.md); a snapshot test holds them.
+
+use std::fmt;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::write;
+use sentinel_watcher::HostPort;
+
+/// How far a command got before something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// None of its bytes were written.
+    Never,
+    /// Bytes were written and no answer came: it may or may not have been executed.
+    Maybe,
+    /// The node's own entry check refused it: it was not executed.
+    Refused,
+}
+
+/// May a command that got as far as `sent` be sent again? The one rule of retries.
+///
+/// `read`: the command's COMMAND flags say `readonly` and it is no script. `resends`: how often a lost connection
+/// already made it travel again.
+#[must_use]
+pub(crate) fn may_resend(sent: Sent, read: bool, resends: u8) -> bool {
+    match sent {
+        Sent::Never | Sent::Refused => true,
+        Sent::Maybe => read && resends < crate::limits::READ_RESENDS,
+    }
+}
+
+/// An error that slipring itself answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Error<'a> {
+    /// A command was sent to the node and its connection was lost before the answer.
+    UnknownOutcome(&'a HostPort),
+    /// No primary came within the hold time.
+    NoPrimary {
+        /// The master's name.
+        master: &'a str,
+        /// The hold time in seconds.
+        waited_secs: u64,
+    },
+    /// More waits for a primary already than `--failover-hold-bytes` allows.
+    HoldFull,
+    /// No lease within `--lease-wait-timeout`.
+    NoLease {
+        /// What the lease was for.
+        budget: &'static str,
+    },
+    /// An open MULTI could not be carried to the new primary.
+    TransactionLost,
+    /// A watched session's primary changed while it was in MULTI, past the journal's bound.
+    MaxClients,
+    /// The client has not presented its password to slipring (`--client-auth proxy`).
+    NoAuth,
+    /// The password presented to slipring is wrong.
+    WrongPass,
+    /// AUTH although slipring runs sessions as its own user (`--client-auth none`).
+    NoPasswordNeeded,
+    /// What slipring cannot do on a shared connection.
+    Unsupported(&'static str),
+}
+
+impl fmt::Display for Error<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownOutcome(node) => write!(
+                f,
+                "UNKNOWN outcome: the connection to {node} was lost after the command was sent; \
+                 it may or may not have been executed"
+            ),
+            Self::NoPrimary { master, waited_secs } => {
+                write!(f, "MASTERDOWN no primary for \"{master}\" within {waited_secs} s; the command was not executed")
+            }
+            Self::HoldFull => {
+                f.write_str("MASTERDOWN too much waits for a primary (--failover-hold-bytes); the command was not executed")
+            }
+            Self::NoLease { budget } => {
+                write!(f, "ERR no free connection for {budget} (--pool-size, --lease-wait-timeout); the command was not executed")
+            }
+            Self::TransactionLost => {
+                f.write_str("EXECABORT Transaction discarded because the primary changed and it was too large to move")
+            }
+            Self::MaxClients => f.write_str("ERR max number of clients reached"),
+            Self::NoAuth => f.write_str("NOAUTH Authentication required."),
+            Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
+            Self::NoPasswordNeeded => f.write_str(
+                "ERR AUTH <password> called without any password configured for the default user. \
+                 Are you sure your configuration is correct?",
+            ),
+            Self::Unsupported(what) => write!(f, "ERR slipring does not support {what}"),
+        }
+    }
+}
+
+impl Error<'_> {
+    /// The error as a RESP reply.
+    #[must_use]
+    pub(crate) fn reply(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        write::error(&mut out, &self.to_string());
+        out.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_reads_travel_twice_after_they_were_sent() {
+        assert!(may_resend(Sent::Never, false, 9));
+        assert!(may_resend(Sent::Refused, false, 9));
+        assert!(may_resend(Sent::Maybe, true, 0));
+        assert!(!may_resend(Sent::Maybe, true, 1));
+        assert!(!may_resend(Sent::Maybe, false, 0));
+    }
+
+    #[test]
+    fn words_are_a_contract() {
+        let node = HostPort::new("10.0.0.1", 6379);
+        let check = |error: Error<'_>, text: &str| assert_eq!(error.reply(), format!("-{text}\r\n"));
+        check(
+            Error::UnknownOutcome(&node),
+            "UNKNOWN outcome: the connection to 10.0.0.1:6379 was lost after the command was sent; it may or may \
+             not have been executed",
+        );
+        check(
+            Error::NoPrimary {
+                master: "m",
+                waited_secs: 15,
+            },
+            "MASTERDOWN no primary for \"m\" within 15 s; the command was not executed",
+        );
+        check(Error::NoAuth, "NOAUTH Authentication required.");
+    }
+}

@@ -1,0 +1,55 @@
+//! Every bound of the data plane, named in one place, with the policy when it is reached.
+
+/// Bytes read from a socket at once, into the worker's scratch. A larger read comes in several turns.
+pub(crate) const SCRATCH_BYTES: usize = 64 << 10;
+
+/// Reads that one session or mux makes before it lets the others have their turn.
+pub(crate) const READS_PER_TURN: u32 = 4;
+
+/// Commands of one session that may be unanswered; past it the session is not read.
+pub(crate) const PIPELINE_DEPTH: u64 = 1024;
+
+/// Bytes of one session's unanswered commands; past it the session is not read.
+pub(crate) const PIPELINE_BYTES: usize = 1 << 20;
+
+/// Output waiting for one client; past it the session is not read (backpressure).
+pub(crate) const OUTPUT_SOFT_BYTES: usize = 256 << 10;
+
+/// Output waiting for one client; past it the connection that feeds it is not read either, and gets no new work.
+pub(crate) const OUTPUT_STALL_BYTES: usize = 1 << 20;
+
+/// Output waiting for one subscriber or monitor; past it the client is closed, as `client-output-buffer-limit
+/// pubsub 32mb` does on Redis.
+pub(crate) const OUTPUT_PUSH_BYTES: usize = 32 << 20;
+
+/// A client that takes nothing for so long while others wait behind its reply is closed.
+pub(crate) const SLOW_CLIENT_SECS: u64 = 10;
+
+/// A reply is held until complete up to here; past it its bytes are passed on as they come.
+pub(crate) const REPLY_WHOLE_BYTES: usize = 64 << 10;
+
+/// A request longer than this travels on a lease of its own, so that it stalls nobody else's.
+pub(crate) const REQUEST_SHARED_BYTES: usize = 256 << 10;
+
+/// A buffer with more capacity than this is given back to the allocator once it is empty.
+pub(crate) const BUFFER_KEEP_BYTES: usize = 64 << 10;
+
+/// Input of one session kept while it waits (for a primary, a lease, or its blocked command); past it the
+/// socket is not read.
+pub(crate) const WAITING_INPUT_BYTES: usize = 64 << 10;
+
+/// Commands of an open MULTI kept for a replay on a new primary; past it a failover answers EXECABORT.
+pub(crate) const JOURNAL_BYTES: usize = 1 << 20;
+
+/// A read whose connection was lost after it was sent is sent again so often, so that a poison read cannot kill
+/// every node.
+pub(crate) const READ_RESENDS: u8 = 1;
+
+/// Idle time after which an unused lease is closed.
+pub(crate) const LEASE_IDLE_SECS: u64 = 60;
+
+/// Pause between two attempts of a command that a node refused or could not be reached for: first and longest.
+pub(crate) const RETRY_PAUSE_MS: (u64, u64) = (5, 100);
+
+/// How often a worker looks for silent nodes, idle clients and idle leases.
+pub(crate) const PULSE_MS: u64 = 100;

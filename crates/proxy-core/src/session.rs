@@ -1,0 +1,466 @@
+//! One client: read a batch, plan, send; replies come back in order. START HERE.
+//!
+//! ```text
+//!   poll_turn:  read -> scan -> plan --One--> mux.send(ticket)            (stays in poll_turn)
+//!                                 \--Hold--> hold: wait for a primary     session/hold.rs
+//!                                  \-Aside-> own affairs                  session/own.rs
+//!                                   \        a lease                      session/lease.rs, session/stream.rs
+//!               returned commands ---------> recover: send again          session/hold.rs
+//! ```
+//! The common way is a plain poll function without futures; whatever waits leaves it as a [`Turn`].
+
+mod close;
+mod hold;
+mod multi;
+mod own;
+mod pinned;
+mod stream;
+
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use resp_codec::{
+    Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape, write,
+};
+use sentinel_watcher::Epoch;
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+
+use crate::backend::lease::Budget;
+use crate::backend::mux::Mux;
+use crate::backend::profile::{Profile, Resp};
+use crate::client::{Client, Order, Shape};
+use crate::door::Door;
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::{CloseReason, Counter, LeaseReason, Side};
+use crate::route::{self, Plan};
+use crate::settings::ClientAuth;
+
+pub(crate) use close::Close;
+
+/// The state machine that serves one client.
+pub(crate) struct Session {
+    id: u64,
+    client: Rc<Client>,
+    door: Rc<Door>,
+    profile: Profile,
+    /// CLIENT SETNAME.
+    name: Bytes,
+    /// Under `--client-auth proxy`: has presented the password.
+    admitted: bool,
+    /// Input that is not consumed yet. Empty, and without memory, while the session rests.
+    input: BytesMut,
+    scan: RequestScan,
+    reading: Reading,
+    primary: Option<Cached>,
+    replica: Option<Cached>,
+}
+
+/// A shared connection that the last command took, good while the topology is the same.
+struct Cached {
+    epoch: Epoch,
+    plan: Plan,
+    mux: Rc<Mux>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// `input` may hold a complete request.
+    Unscanned,
+    /// More input is needed.
+    Dry,
+    /// The client sends no more: what is outstanding is answered, then the connection closes.
+    Ended,
+}
+
+/// Why a session left its common way.
+enum Turn {
+    /// A command that the session sees to itself, or on a lease.
+    Aside(Command<Bytes>),
+    /// A command that no node can take now.
+    Held(Command<Bytes>),
+    /// Commands came back, to be sent again.
+    Recover,
+    /// The client broke the protocol.
+    Malformed(RequestError),
+    /// It is over.
+    Close(CloseReason),
+}
+
+/// Why the input was not consumed further.
+enum Stop {
+    Dry,
+    Full,
+    Turn(Turn),
+}
+
+// === impl Session ===
+
+impl Session {
+    pub(crate) fn new(id: u64, client: Rc<Client>, door: Rc<Door>) -> Self {
+        Self {
+            id,
+            client,
+            profile: door.first_profile(),
+            name: Bytes::new(),
+            admitted: false,
+            input: BytesMut::new(),
+            scan: RequestScan::default(),
+            reading: Reading::Dry,
+            primary: None,
+            replica: None,
+            door,
+        }
+    }
+
+    /// Serves the client until one side ends it.
+    pub(crate) async fn run(mut self) -> CloseReason {
+        loop {
+            let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+            // Boxed: what is rare must not make the future of every idle session large.
+            let done = match turn {
+                Turn::Aside(command) => Box::pin(self.aside(command)).await,
+                Turn::Held(command) => Box::pin(self.hold(command)).await,
+                Turn::Recover => Box::pin(self.recover()).await,
+                Turn::Malformed(error) => Box::pin(self.malformed(error)).await,
+                Turn::Close(reason) => Err(Close(reason)),
+            };
+            if let Err(Close(reason)) = done {
+                return reason;
+            }
+        }
+    }
+
+    /// The common way: pending while there is nothing to do but to forward.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if let Some(turn) = self.look_up(cx) {
+            return Poll::Ready(turn);
+        }
+        for _ in 0..limits::READS_PER_TURN {
+            ready!(self.client.poll_room(cx));
+            let stop = match self.reading {
+                Reading::Unscanned => self.consume_kept(),
+                Reading::Dry => match ready!(self.poll_input(cx)) {
+                    Ok(stop) => stop,
+                    Err(reason) => return Poll::Ready(Turn::Close(reason)),
+                },
+                Reading::Ended => {
+                    ready!(self.client.poll_settled(cx));
+                    ready!(self.client.poll_flush());
+                    return Poll::Ready(Turn::Close(CloseReason::Client));
+                }
+            };
+            match stop {
+                Stop::Turn(turn) => return Poll::Ready(turn),
+                Stop::Dry | Stop::Full => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// What matters before new input does.
+    fn look_up(&mut self, cx: &Context<'_>) -> Option<Turn> {
+        self.client.register(cx);
+        let _ = self.client.poll_flush();
+        if self.client.is_broken() {
+            return Some(Turn::Close(CloseReason::Client));
+        }
+        if self.client.has_returned() {
+            return Some(Turn::Recover);
+        }
+        match self.client.order()? {
+            Order::Close(reason) => Some(Turn::Close(reason)),
+            Order::Drain if self.input.is_empty() && self.client.is_settled() => {
+                Some(Turn::Close(CloseReason::Drain))
+            }
+            Order::Drain => None,
+        }
+    }
+
+    /// One read, and what can be consumed of it.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stop, CloseReason>> {
+        if !self.input.is_empty() {
+            let filled = ready!(self.poll_fill(cx));
+            return Poll::Ready(filled.map(|()| self.consume_kept()));
+        }
+        let worker = Rc::clone(&self.door.worker);
+        let scratch = &mut *worker.scratch.borrow_mut();
+        let mut buf = ReadBuf::new(scratch);
+        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(CloseReason::Client));
+        }
+        let filled = buf.filled();
+        if filled.is_empty() {
+            self.reading = Reading::Ended;
+            return Poll::Ready(Ok(Stop::Dry));
+        }
+        self.received(filled.len());
+        let (used, stop) = self.consume(filled);
+        self.keep(filled.get(used..).unwrap_or_default(), &stop);
+        Poll::Ready(Ok(stop))
+    }
+
+    /// One read into `input`.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let worker = Rc::clone(&self.door.worker);
+        let scratch = &mut *worker.scratch.borrow_mut();
+        let mut buf = ReadBuf::new(scratch);
+        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(CloseReason::Client));
+        }
+        if buf.filled().is_empty() {
+            self.reading = Reading::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        self.received(buf.filled().len());
+        self.input.extend_from_slice(buf.filled());
+        self.reading = Reading::Unscanned;
+        Poll::Ready(Ok(()))
+    }
+
+    fn received(&self, bytes: usize) {
+        self.client.hear(self.door.worker.now());
+        self.door
+            .worker
+            .cells
+            .add(Counter::ReceivedBytes(Side::Client), bytes as u64);
+    }
+
+    /// Consumes what `input` holds.
+    fn consume_kept(&mut self) -> Stop {
+        if self.reading == Reading::Ended {
+            return Stop::Dry;
+        }
+        let mut input = std::mem::take(&mut self.input);
+        let (used, stop) = self.consume(&input);
+        input.advance(used);
+        if !input.is_empty() {
+            self.input = input;
+        }
+        self.reading = if matches!(stop, Stop::Dry) {
+            Reading::Dry
+        } else {
+            Reading::Unscanned
+        };
+        stop
+    }
+
+    /// Keeps what was not consumed.
+    fn keep(&mut self, rest: &[u8], stop: &Stop) {
+        self.input.extend_from_slice(rest);
+        self.reading = if matches!(stop, Stop::Dry) {
+            Reading::Dry
+        } else {
+            Reading::Unscanned
+        };
+    }
+
+    /// Plans and sends each complete request in `input`. Returns how many bytes are done with, and why it stopped.
+    fn consume(&mut self, input: &[u8]) -> (usize, Stop) {
+        let now = Instant::now();
+        let limits = self.request_limits();
+        let mut used = 0;
+        while used < input.len() {
+            let rest = input.get(used..).unwrap_or_default();
+            let frame = match self.scan.advance(rest, &limits) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return (used, Stop::Turn(Turn::Malformed(error))),
+            };
+            if frame.shape == RequestShape::Empty {
+                used += frame.len;
+                continue;
+            }
+            let bytes = rest.get(..frame.len).unwrap_or_default();
+            let command = Command::new(bytes, frame);
+            let turn = match self.plan(&command) {
+                Plan::Primary | Plan::Replica(_) if frame.len > limits::REQUEST_SHARED_BYTES => Turn::Aside,
+                Plan::Hold => Turn::Held,
+                Plan::Aside => Turn::Aside,
+                Plan::Pong => {
+                    self.pong(&command);
+                    used += frame.len;
+                    continue;
+                }
+                plan @ (Plan::Primary | Plan::Replica(_)) => {
+                    let mux = self.route(plan);
+                    mux.send(self.client.ticket(frame.len), bytes, shape_of(&command), now);
+                    used += frame.len;
+                    if !self.client.has_room() {
+                        return (used, Stop::Full);
+                    }
+                    continue;
+                }
+            };
+            used += frame.len;
+            return (
+                used,
+                Stop::Turn(turn(Command::new(Bytes::copy_from_slice(bytes), frame))),
+            );
+        }
+        (used, Stop::Dry)
+    }
+
+    /// Where a command goes.
+    fn plan<B: AsRef<[u8]>>(&self, command: &Command<B>) -> Plan {
+        if !self.may_enter() {
+            return Plan::Aside;
+        }
+        let topology = self.door.fleet.topology();
+        route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
+    }
+
+    /// The shared connection of `plan`.
+    fn route(&mut self, plan: Plan) -> Rc<Mux> {
+        let cached = if plan == Plan::Primary {
+            &self.primary
+        } else {
+            &self.replica
+        };
+        let epoch = self.door.fleet.topology().epoch;
+        if let Some(cached) = cached
+            && cached.epoch == epoch
+            && cached.plan == plan
+            && cached.mux.is_open()
+        {
+            return Rc::clone(&cached.mux);
+        }
+        let mux = self.door.fleet.backend_of(plan, &self.profile).mux(self.id);
+        let cached = Some(Cached {
+            epoch,
+            plan,
+            mux: Rc::clone(&mux),
+        });
+        if plan == Plan::Primary {
+            self.primary = cached;
+        } else {
+            self.replica = cached;
+        }
+        mux
+    }
+
+    /// Everything that the common way does not do.
+    async fn aside(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        let spec = command.spec();
+        if !self.may_enter() && spec.class != Class::Session {
+            self.client.reply(&Error::NoAuth.reply());
+            return Ok(());
+        }
+        if !command.arity_ok() {
+            // The node words the refusal; an argument short, no command has an effect.
+            return self.hold(command).await;
+        }
+        match spec.class {
+            Class::Session => self.own(command).await,
+            Class::Transaction => self.transaction(command).await,
+            Class::Blocking if !command.may_block() => self.hold(command).await,
+            Class::Data | Class::Control | Class::Blocking => {
+                self.pinned(command, Budget::Blocking, LeaseReason::Blocking)
+                    .await
+            }
+            Class::Wait => self.pinned(command, Budget::Blocking, LeaseReason::Wait).await,
+            Class::Subscription if spec.name.ends_with("unsubscribe") => {
+                self.unsubscribe_nothing(&command);
+                Ok(())
+            }
+            Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
+            Class::Stream => self.stream(command, LeaseReason::Stream).await,
+            Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
+        }
+    }
+
+    /// (P|S)UNSUBSCRIBE of a session that is subscribed to nothing: a confirmation for each channel named.
+    fn unsubscribe_nothing(&self, command: &Command<Bytes>) {
+        let mut out = BytesMut::new();
+        let mut confirm = |channel: Option<&[u8]>| {
+            write::push_header(&mut out, self.profile.resp == Resp::Three, 3);
+            write::bulk(&mut out, Some(command.spec().name.as_bytes()));
+            match channel {
+                Some(channel) => write::bulk(&mut out, Some(channel)),
+                None => write::null(&mut out, self.profile.resp == Resp::Three),
+            }
+            write::integer(&mut out, 0);
+        };
+        if command.argc() == 1 {
+            confirm(None);
+        }
+        command.args().skip(1).for_each(|channel| confirm(Some(channel)));
+        self.answer(command, &out);
+    }
+
+    /// The client's next command. Cancel-safe: what was read stays.
+    async fn read_command(&mut self) -> Result<Command<Bytes>, Close> {
+        loop {
+            if self.reading == Reading::Unscanned {
+                let limits = self.request_limits();
+                match self.scan.advance(&self.input, &limits) {
+                    Ok(Some(frame)) => {
+                        let bytes = self.input.split_to(frame.len).freeze();
+                        if frame.shape != RequestShape::Empty {
+                            return Ok(Command::new(bytes, frame));
+                        }
+                        continue;
+                    }
+                    Ok(None) => self.reading = Reading::Dry,
+                    Err(error) => self.malformed(error).await?,
+                }
+            }
+            std::future::poll_fn(|cx| {
+                if let Some(Turn::Close(reason)) = self.look_up(cx) {
+                    return Poll::Ready(Err(Close(reason)));
+                }
+                ready!(self.poll_fill(cx)).map_err(Close)?;
+                let ended = self.reading == Reading::Ended;
+                Poll::Ready(if ended {
+                    Err(Close(CloseReason::Client))
+                } else {
+                    Ok(())
+                })
+            })
+            .await?;
+        }
+    }
+
+    /// PING, answered here: no node can take it now.
+    fn pong<B: AsRef<[u8]>>(&self, command: &Command<B>) {
+        let mut out = BytesMut::new();
+        match command.arg(1) {
+            None => write::simple(&mut out, "PONG"),
+            Some(echo) => write::bulk(&mut out, Some(echo)),
+        }
+        self.client.reply(&out);
+    }
+
+    fn request_limits(&self) -> RequestLimits {
+        let nobody = match self.door.worker.settings.client_auth {
+            ClientAuth::Passthrough => self.profile.credentials.is_none() && self.door.fleet.auth_required(),
+            ClientAuth::Proxy => !self.admitted,
+            ClientAuth::None => false,
+        };
+        if nobody {
+            RequestLimits::UNAUTHENTICATED
+        } else {
+            RequestLimits::AUTHENTICATED
+        }
+    }
+
+    /// The client may have its commands looked at: slipring itself asks no password, or has seen it.
+    fn may_enter(&self) -> bool {
+        self.admitted || self.door.worker.settings.client_auth != ClientAuth::Proxy
+    }
+}
+
+/// What a mux must know of `command`.
+fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
+    let spec = command.spec();
+    Shape {
+        command: spec.id,
+        replies: 1,
+        read: route::is_read(spec),
+        refusable: !spec.flags.contains(CommandFlags::SCRIPT),
+        resends: 0,
+    }
+}

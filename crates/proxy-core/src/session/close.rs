@@ -1,0 +1,107 @@
+//! How a session ends, and how it waits without missing that its client has gone.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use resp_codec::RequestError;
+
+use super::{Reading, Session};
+use crate::client::Order;
+use crate::limits;
+use crate::metrics::CloseReason;
+
+/// The session is over.
+pub(crate) struct Close(pub(crate) CloseReason);
+
+impl Session {
+    /// Answers broken protocol as Redis does: with its error, behind all replies outstanding, then the end.
+    pub(super) async fn malformed(&mut self, error: RequestError) -> Result<(), Close> {
+        let mut out = BytesMut::new();
+        error.write_reply(&mut out);
+        self.client.reply(&out);
+        self.farewell(CloseReason::Protocol).await
+    }
+
+    /// Ends the session once everything is answered and taken, or a moment has passed.
+    pub(super) async fn farewell(&mut self, reason: CloseReason) -> Result<(), Close> {
+        let taken = async {
+            while !self.client.is_settled() {
+                poll_fn(|cx| self.client.poll_landed(cx)).await;
+                Box::pin(self.recover()).await?;
+                poll_fn(|cx| self.client.poll_settled(cx)).await;
+            }
+            poll_fn(|cx| {
+                self.client.register(cx);
+                if self.client.is_broken() {
+                    Poll::Ready(())
+                } else {
+                    self.client.poll_flush()
+                }
+            })
+            .await;
+            Ok::<(), Close>(())
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(limits::SLOW_CLIENT_SECS), taken).await;
+        Err(Close(reason))
+    }
+
+    /// Waits until everything is answered: a change of mode must not overtake a reply.
+    pub(super) async fn settled(&mut self) -> Result<(), Close> {
+        loop {
+            let settled = poll_fn(|cx| {
+                if let Poll::Ready(close) = self.poll_gone(cx) {
+                    return Poll::Ready(Err(close));
+                }
+                if self.client.has_returned() {
+                    return Poll::Ready(Ok(false));
+                }
+                self.client.poll_settled(cx).map(|()| Ok(true))
+            })
+            .await?;
+            if settled {
+                return Ok(());
+            }
+            Box::pin(self.recover()).await?;
+        }
+    }
+
+    /// Waits until the client has taken enough of its output.
+    pub(super) async fn room(&mut self) -> Result<(), Close> {
+        poll_fn(|cx| {
+            if let Poll::Ready(close) = self.poll_gone(cx) {
+                return Poll::Ready(Err(close));
+            }
+            self.client.poll_room(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Ends when the client has hung up, or must go. What it sends meanwhile is kept, up to a bound.
+    pub(super) async fn gone(&mut self) -> Close {
+        poll_fn(|cx| self.poll_gone(cx)).await
+    }
+
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        self.client.register(cx);
+        let _ = self.client.poll_flush();
+        if self.client.is_broken() {
+            return Poll::Ready(Close(CloseReason::Client));
+        }
+        if let Some(Order::Close(reason)) = self.client.order() {
+            return Poll::Ready(Close(reason));
+        }
+        while self.input.len() < limits::WAITING_INPUT_BYTES {
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(())) if self.reading == Reading::Ended => {
+                    return Poll::Ready(Close(CloseReason::Client));
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(reason)) => return Poll::Ready(Close(reason)),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,230 @@
+//! Waiting for a primary, and sending again what came back.
+//!
+//! While a session is here it consumes no input, so whatever it sends again keeps its place before all that the
+//! client sent later.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use resp_codec::Command;
+use sentinel_watcher::Epoch;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Close, Session, shape_of};
+use crate::client::{Returned, Shape};
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::{Counter, Outcome, ResendReason};
+use crate::route::{self, Plan};
+use crate::settings::ReadPolicy;
+
+/// How long held commands wait for subscribers to arrive on a new primary.
+const SUBSCRIBERS_FIRST: Duration = Duration::from_millis(100);
+
+/// Pauses between attempts: each twice the one before, up to a bound.
+pub(super) struct Pause(Duration);
+
+impl Session {
+    /// Sends a command as soon as some node can take it; past the hold time it is refused.
+    pub(super) async fn hold(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        let shape = shape_of(&command);
+        let frame = command.frame();
+        match self.primary_for(shape, frame.len()).await? {
+            Ok(plan) => self
+                .route(plan)
+                .send(self.client.ticket(frame.len()), frame, shape, Instant::now()),
+            Err(refusal) => {
+                self.door.worker.cells.command(shape.command, Outcome::Refused);
+                self.client.reply(&refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until a command of this shape can be sent; past the hold time it is refused with the error inside.
+    pub(super) async fn primary_for(
+        &mut self,
+        shape: Shape,
+        bytes: usize,
+    ) -> Result<Result<Plan, Bytes>, Close> {
+        let mut applied = self.door.fleet.applied();
+        let plan = self.plan_of(shape, false, 0);
+        if plan != Plan::Hold {
+            return Ok(Ok(plan));
+        }
+        let held = self
+            .door
+            .worker
+            .hold(self.door.fleet.upstream(), bytes + self.input.len());
+        let Some(_held) = held else {
+            return Ok(Err(Error::HoldFull.reply()));
+        };
+        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        loop {
+            let plan = self.plan_of(shape, false, 0);
+            if plan != Plan::Hold {
+                self.let_subscribers_in().await?;
+                return Ok(Ok(plan));
+            }
+            if !self.changed(&mut applied, deadline).await? && Instant::now() >= deadline {
+                return Ok(Err(self.no_primary()));
+            }
+        }
+    }
+
+    /// Sends again, in order, what came back; new input waits.
+    pub(super) async fn recover(&mut self) -> Result<(), Close> {
+        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let mut applied = self.door.fleet.applied();
+        let mut pause = Pause::default();
+        for round in 0.. {
+            self.landed().await?;
+            let returned = self.client.take_returned();
+            if returned.is_empty() {
+                break;
+            }
+            if round > 0 || returned.iter().any(|command| command.refusal.is_some()) {
+                self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+                    .await?;
+            }
+            let bytes = returned.iter().map(|command| command.frame.len()).sum();
+            let held = self.door.worker.hold(self.door.fleet.upstream(), bytes);
+            let plannable = |session: &Self| {
+                returned
+                    .iter()
+                    .all(|command| session.plan_returned(command, round) != Plan::Hold)
+            };
+            while held.is_some() && !plannable(self) && Instant::now() < deadline {
+                if self.changed(&mut applied, deadline).await? && plannable(self) {
+                    self.let_subscribers_in().await?;
+                }
+            }
+            let late = Instant::now() >= deadline || held.is_none();
+            for command in returned {
+                self.send_again(command, round, late);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing awaits between two of these, so that no command can overtake another.
+    fn send_again(&mut self, command: Returned, round: u64, late: bool) {
+        let plan = self.plan_returned(&command, round);
+        let Returned {
+            seq,
+            frame,
+            shape,
+            refusal,
+        } = command;
+        if late || plan == Plan::Hold {
+            self.door.worker.cells.command(shape.command, Outcome::Refused);
+            let refusal = refusal.unwrap_or_else(|| self.no_primary().repeat(shape.replies as usize).into());
+            self.client.answer(seq, &refusal);
+            return;
+        }
+        if refusal.is_some() {
+            self.door
+                .worker
+                .cells
+                .add(Counter::Resends(ResendReason::Refused), 1);
+        }
+        self.route(plan).send(
+            self.client.ticket_again(seq, frame.len()),
+            &frame,
+            shape,
+            Instant::now(),
+        );
+    }
+
+    /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
+    /// that was lost there tries another.
+    fn plan_returned(&self, command: &Returned, round: u64) -> Plan {
+        self.plan_of(command.shape, command.refusal.is_some(), round)
+    }
+
+    fn plan_of(&self, shape: Shape, refused: bool, round: u64) -> Plan {
+        let topology = self.door.fleet.topology();
+        let reads = match self.door.reads {
+            ReadPolicy::PreferReplica | ReadPolicy::PreferPrimary if refused => ReadPolicy::Primary,
+            reads => reads,
+        };
+        route::plan_access(topology.shard(0), reads, shape.read, self.id + round)
+    }
+
+    /// Waits for another topology until `until`; false if none came.
+    pub(super) async fn changed(
+        &mut self,
+        applied: &mut watch::Receiver<Epoch>,
+        until: Instant,
+    ) -> Result<bool, Close> {
+        tokio::select! {
+            biased;
+            _ = applied.changed() => Ok(true),
+            close = self.gone() => Err(close),
+            () = tokio::time::sleep_until(until) => Ok(false),
+        }
+    }
+
+    /// After a switch: subscribers first, so that a held PUBLISH reaches them. Bounded.
+    async fn let_subscribers_in(&mut self) -> Result<(), Close> {
+        let term = self
+            .door
+            .fleet
+            .topology()
+            .shard(0)
+            .primary
+            .as_ref()
+            .map(|primary| primary.term);
+        let Some(term) = term else { return Ok(()) };
+        let until = Instant::now() + SUBSCRIBERS_FIRST;
+        while self.door.census.lags(term) && Instant::now() < until {
+            tokio::select! {
+                biased;
+                close = self.gone() => return Err(close),
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is in flight: all is answered, parked or came back.
+    async fn landed(&mut self) -> Result<(), Close> {
+        poll_fn(|cx| {
+            if let Poll::Ready(close) = self.poll_gone(cx) {
+                return Poll::Ready(Err(close));
+            }
+            self.client.poll_landed(cx).map(Ok)
+        })
+        .await
+    }
+
+    pub(super) fn no_primary(&self) -> Bytes {
+        let waited_secs = self.door.fleet.hold_timeout().as_secs();
+        Error::NoPrimary {
+            master: &self.door.master,
+            waited_secs,
+        }
+        .reply()
+    }
+}
+
+// === impl Pause ===
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Duration::from_millis(limits::RETRY_PAUSE_MS.0))
+    }
+}
+
+impl Pause {
+    /// The next pause.
+    pub(super) fn next(&mut self) -> Duration {
+        let longest = Duration::from_millis(limits::RETRY_PAUSE_MS.1);
+        let pause = self.0;
+        self.0 = (pause * 2).min(longest);
+        pause
+    }
+}

@@ -1,0 +1,418 @@
+//! Commands about the session itself: answered here, or proven on the node and made part of the Profile.
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Command, write};
+use sentinel_watcher::{Credentials, Secret};
+use tokio::time::Instant;
+
+use super::{Close, Session, shape_of};
+use crate::backend::conn::ConnectError;
+use crate::backend::profile::{Profile, Resp, auth};
+use crate::error::Error;
+use crate::metrics::{CloseReason, Outcome};
+use crate::route::Plan;
+use crate::settings::ClientAuth;
+
+/// What HELLO asks for.
+struct Hello {
+    resp: Resp,
+    credentials: Option<Credentials>,
+    name: Option<Bytes>,
+}
+
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
+                            <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
+                            RESP protocol version at the same time";
+
+impl Session {
+    /// AUTH HELLO SELECT RESET QUIT and CLIENT.
+    pub(super) async fn own(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        match command.spec().name {
+            "quit" => {
+                self.answer(&command, b"+OK\r\n");
+                self.farewell(CloseReason::Quit).await
+            }
+            "reset" => {
+                self.settled().await?;
+                self.reset();
+                self.answer(&command, b"+RESET\r\n");
+                Ok(())
+            }
+            "auth" => {
+                let credentials = match (command.arg(1), command.arg(2)) {
+                    (Some(user), Some(password)) => named(user, password),
+                    (password, _) => Credentials {
+                        username: None,
+                        password: Secret::new(password.unwrap_or_default()),
+                    },
+                };
+                let proven = self.prove(&command, &credentials).await?;
+                self.answer_result(&command, proven.map(|()| Bytes::from_static(b"+OK\r\n")));
+                Ok(())
+            }
+            "hello" => {
+                let greeting = match hello(&command, self.profile.resp) {
+                    Ok(hello) => self.greet(&command, hello).await?,
+                    Err(text) => Err(error(&text)),
+                };
+                self.answer_result(&command, greeting);
+                Ok(())
+            }
+            _ if !self.may_enter() => {
+                self.answer(&command, &Error::NoAuth.reply());
+                Ok(())
+            }
+            "select" => self.select(command).await,
+            _ => self.client_command(command).await,
+        }
+    }
+
+    /// Back to how the connection started.
+    pub(super) fn reset(&mut self) {
+        self.change(self.door.first_profile());
+        self.name = Bytes::new();
+        self.admitted = false;
+    }
+
+    /// Travels under another Profile from here on.
+    pub(super) fn change(&mut self, profile: Profile) {
+        self.profile = profile;
+        self.primary = None;
+        self.replica = None;
+    }
+
+    /// Answers `command` from here, in its turn.
+    pub(super) fn answer(&self, command: &Command<Bytes>, reply: &[u8]) {
+        let outcome = if reply.starts_with(b"-") {
+            Outcome::Error
+        } else {
+            Outcome::Ok
+        };
+        self.door.worker.cells.command(command.spec().id, outcome);
+        self.client.reply(reply);
+    }
+
+    fn answer_result(&self, command: &Command<Bytes>, reply: Result<Bytes, Bytes>) {
+        let reply = match &reply {
+            Ok(reply) | Err(reply) => reply,
+        };
+        self.answer(command, reply);
+    }
+
+    /// Proves `credentials` and makes them the session's. The inner error is the reply that refuses them.
+    async fn prove(
+        &mut self,
+        command: &Command<Bytes>,
+        credentials: &Credentials,
+    ) -> Result<Result<(), Bytes>, Close> {
+        self.settled().await?;
+        let settings = &self.door.worker.settings;
+        match settings.client_auth {
+            ClientAuth::None => return Ok(Err(Error::NoPasswordNeeded.reply())),
+            ClientAuth::Proxy => {
+                let user = credentials.username.as_deref().unwrap_or(b"default");
+                let password = credentials.password.reveal();
+                let right = settings
+                    .client_password
+                    .as_ref()
+                    .is_some_and(|ours| same(ours.reveal(), password));
+                if user == b"default" && right {
+                    self.admitted = true;
+                    return Ok(Ok(()));
+                }
+                return Ok(Err(Error::WrongPass.reply()));
+            }
+            ClientAuth::Passthrough => {}
+        }
+        let mut question = BytesMut::new();
+        auth(&mut question, credentials);
+        let shape = shape_of(command);
+        // Each proof is the node's own: nobody rides on what another client has proven.
+        let answer = self
+            .with_primary(command, |session| {
+                let prover = session.door.fleet.prover();
+                let question = question.clone();
+                async move { prover.mux(0).ask(&question, shape).await }
+            })
+            .await?;
+        Ok(answer.and_then(|reply| {
+            if !reply.starts_with(b"+") {
+                return Err(reply);
+            }
+            self.change(Profile {
+                credentials: Some(credentials.clone()),
+                ..self.profile.clone()
+            });
+            Ok(())
+        }))
+    }
+
+    /// HELLO: the node's own greeting under the new Profile, with this session's id.
+    async fn greet(&mut self, command: &Command<Bytes>, hello: Hello) -> Result<Result<Bytes, Bytes>, Close> {
+        if let Some(credentials) = &hello.credentials
+            && let Err(refusal) = self.prove(command, credentials).await?
+        {
+            return Ok(Err(refusal));
+        }
+        if !self.may_enter() {
+            return Ok(Err(error(HELLO_NOAUTH)));
+        }
+        self.settled().await?;
+        let profile = Profile {
+            resp: hello.resp,
+            ..self.profile.clone()
+        };
+        let greeting = self
+            .with_primary(command, |session| {
+                let backend = session.door.fleet.backend_of(Plan::Primary, &profile);
+                async move {
+                    match backend.hello().await {
+                        Ok(greeting) | Err(ConnectError::Refused(greeting)) => Some(greeting),
+                        Err(ConnectError::Io(_)) => None,
+                    }
+                }
+            })
+            .await?;
+        Ok(greeting.and_then(|greeting| {
+            if greeting.starts_with(b"-") {
+                return Err(greeting);
+            }
+            self.change(profile);
+            if let Some(name) = hello.name {
+                self.name = name;
+            }
+            Ok(with_id(&greeting, self.id))
+        }))
+    }
+
+    /// SELECT: another Profile, proven by a connection that has selected the database.
+    async fn select(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        let index = command.arg(1).unwrap_or_default();
+        let number = std::str::from_utf8(index)
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok());
+        let db = match number {
+            Some(db) if db.to_string().as_bytes() == index && db != self.profile.db => db,
+            // The node answers: it is on this database already, or refuses what is no index.
+            _ => return self.hold(command).await,
+        };
+        self.settled().await?;
+        let profile = Profile {
+            db,
+            ..self.profile.clone()
+        };
+        let id = self.id;
+        let opened = self
+            .with_primary(&command, |session| {
+                let mux = session.door.fleet.backend_of(Plan::Primary, &profile).mux(id);
+                async move {
+                    match mux.opened().await {
+                        Ok(()) => Some(Bytes::from_static(b"+OK\r\n")),
+                        Err(refusal) => refusal,
+                    }
+                }
+            })
+            .await?;
+        let reply = match &opened {
+            Ok(reply) | Err(reply) => reply,
+        };
+        if reply.starts_with(b"+") {
+            self.change(profile);
+        }
+        self.answer(&command, reply);
+        Ok(())
+    }
+
+    /// Asks the primary, again and again while it is away; the inner error is the reply once that took too long.
+    async fn with_primary<A, F>(
+        &mut self,
+        command: &Command<Bytes>,
+        mut ask: A,
+    ) -> Result<Result<Bytes, Bytes>, Close>
+    where
+        A: FnMut(&Self) -> F,
+        F: Future<Output = Option<Bytes>>,
+    {
+        let mut shape = shape_of(command);
+        shape.read = false;
+        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let mut applied = self.door.fleet.applied();
+        let mut pause = super::hold::Pause::default();
+        loop {
+            if let Err(refusal) = self.primary_for(shape, command.frame().len()).await? {
+                return Ok(Err(refusal));
+            }
+            let asked = ask(self);
+            let answer = tokio::select! {
+                biased;
+                close = self.gone() => return Err(close),
+                answer = asked => answer,
+            };
+            match answer {
+                Some(reply) => return Ok(Ok(reply)),
+                None if Instant::now() >= deadline => return Ok(Err(self.no_primary())),
+                None => drop(
+                    self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+                        .await?,
+                ),
+            }
+        }
+    }
+
+    async fn client_command(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        let mut out = BytesMut::new();
+        match command.spec().name {
+            "client|id" => write::integer(&mut out, self.id.cast_signed()),
+            "client|getname" if self.name.is_empty() => {
+                write::null(&mut out, self.profile.resp == Resp::Three)
+            }
+            "client|getname" => write::bulk(&mut out, Some(&self.name)),
+            "client|setname" => {
+                let name = command.arg(2).unwrap_or_default();
+                if is_printable(name) {
+                    self.name = Bytes::copy_from_slice(name);
+                    write::simple(&mut out, "OK");
+                } else {
+                    write::error(&mut out, BAD_NAME);
+                }
+            }
+            "client|setinfo" => set_info(&command, &mut out),
+            "client|reply"
+                if command
+                    .arg(2)
+                    .is_some_and(|mode| mode.eq_ignore_ascii_case(b"on")) =>
+            {
+                write::simple(&mut out, "OK");
+            }
+            "client|reply" => out.extend_from_slice(&Error::Unsupported("CLIENT REPLY OFF and SKIP").reply()),
+            "client|kill" => out.extend_from_slice(&Error::Unsupported("CLIENT KILL").reply()),
+            "client|unblock" => out.extend_from_slice(&Error::Unsupported("CLIENT UNBLOCK").reply()),
+            _ => return self.hold(command).await,
+        }
+        self.answer(&command, &out);
+        Ok(())
+    }
+}
+
+/// Reads HELLO's arguments as Redis does, with its words for what is wrong.
+fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
+    let resp = match command.arg(1) {
+        None => current,
+        Some(b"2") => Resp::Two,
+        Some(b"3") => Resp::Three,
+        Some(version) => {
+            let number = std::str::from_utf8(version).is_ok_and(|text| text.parse::<i64>().is_ok());
+            return Err(if number {
+                "NOPROTO unsupported protocol version".to_owned()
+            } else {
+                "ERR Protocol version is not an integer or out of range".to_owned()
+            });
+        }
+    };
+    let mut hello = Hello {
+        resp,
+        credentials: None,
+        name: None,
+    };
+    let mut at = 2;
+    while let Some(option) = command.arg(at) {
+        let rest = (command.arg(at + 1), command.arg(at + 2));
+        match rest {
+            (Some(user), Some(password)) if option.eq_ignore_ascii_case(b"auth") => {
+                hello.credentials = Some(named(user, password));
+                at += 3;
+            }
+            (Some(name), _) if option.eq_ignore_ascii_case(b"setname") => {
+                if !is_printable(name) {
+                    return Err(BAD_NAME.to_owned());
+                }
+                hello.name = Some(Bytes::copy_from_slice(name));
+                at += 2;
+            }
+            _ => {
+                return Err(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                ));
+            }
+        }
+    }
+    Ok(hello)
+}
+
+fn set_info(command: &Command<Bytes>, out: &mut BytesMut) {
+    let option = command.arg(2).unwrap_or_default();
+    let name = String::from_utf8_lossy(option);
+    if !option.eq_ignore_ascii_case(b"lib-name") && !option.eq_ignore_ascii_case(b"lib-ver") {
+        write::error(out, &format!("ERR Unrecognized option '{name}'"));
+    } else if command.arg(3).is_some_and(is_printable) {
+        write::simple(out, "OK");
+    } else {
+        write::error(
+            out,
+            &format!("ERR {name} cannot contain spaces, newlines or special characters."),
+        );
+    }
+}
+
+/// The greeting with `id` in the place of the node's id for the connection that asked.
+fn with_id(greeting: &[u8], id: u64) -> Bytes {
+    const KEY: &[u8] = b"$2\r\nid\r\n:";
+    let Some(key) = greeting.windows(KEY.len()).position(|window| window == KEY) else {
+        return Bytes::copy_from_slice(greeting);
+    };
+    let (head, tail) = greeting.split_at(key + KEY.len());
+    let digits = tail.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let mut out = BytesMut::from(head);
+    out.extend_from_slice(id.to_string().as_bytes());
+    out.extend_from_slice(tail.get(digits..).unwrap_or_default());
+    out.freeze()
+}
+
+fn named(user: &[u8], password: &[u8]) -> Credentials {
+    Credentials {
+        username: Some(user.into()),
+        password: Secret::new(password),
+    }
+}
+
+/// Compares in time that tells nothing of where two secrets differ.
+fn same(ours: &[u8], theirs: &[u8]) -> bool {
+    let differing = ours.iter().zip(theirs).fold(0, |acc, (a, b)| acc | (a ^ b));
+    ours.len() == theirs.len() && differing == 0
+}
+
+/// What Redis takes as a client's name.
+fn is_printable(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+fn error(text: &str) -> Bytes {
+    let mut out = BytesMut::new();
+    write::error(&mut out, text);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_carries_the_sessions_own_id() {
+        let check = |greeting: &str, expected: &str| assert_eq!(with_id(greeting.as_bytes(), 7), expected);
+        check(
+            "%1\r\n$2\r\nid\r\n:12345\r\n$4\r\nmode\r\n",
+            "%1\r\n$2\r\nid\r\n:7\r\n$4\r\nmode\r\n",
+        );
+        check("*0\r\n", "*0\r\n");
+    }
+
+    #[test]
+    fn secrets_compare_whole() {
+        assert!(same(b"abc", b"abc"));
+        assert!(!same(b"abc", b"abd"));
+        assert!(!same(b"abc", b"abcd"));
+        assert!(!same(b"abc", b""));
+    }
+}

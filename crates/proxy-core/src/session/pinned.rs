@@ -1,0 +1,573 @@
+//! Commands that need a connection of their own, one at a time: WATCH and MULTI in several batches, whatever may
+//! block, whatever is very large.
+//!
+//! ```text
+//!   pinned --> attempt: lease (waits for a primary) --> replay an open MULTI --> send --> answer
+//!     ^          | moved, or lost before it counted: again, on the new primary
+//!     |          | lost when it counted: unknown outcome
+//!     +-- next command, until the lease is proven clean
+//! ```
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Class, Command, Refusal, ReplyKind, refusal};
+use sentinel_watcher::{Phase, Suspicion};
+use tokio::time::Instant;
+
+use super::hold::Pause;
+use super::{Close, Session, shape_of};
+use crate::backend::conn::Arrival;
+use crate::backend::lease::{Budget, Clean, Lease, LeaseError, LeaseState};
+use crate::backend::profile::{Profile, Resp};
+use crate::backend::{Backend, Link};
+use crate::client::Shape;
+use crate::error::{Error, Sent, may_resend};
+use crate::limits;
+use crate::metrics::{LeaseReason, Outcome};
+
+mod rearm;
+
+/// PUBLISH reaches the replicas and changes nothing.
+const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
+
+/// A session's stay on leases, over as many nodes as it takes.
+pub(super) struct Stay {
+    budget: Budget,
+    reason: LeaseReason,
+    held: Option<HeldLease>,
+    state: LeaseState,
+    journal: Journal,
+    /// A watched primary is gone: EXEC answers null.
+    watch_broken: bool,
+    /// An open MULTI was lost past the bound of its journal.
+    transaction_lost: bool,
+}
+
+/// A lease and the node that it leads to.
+struct HeldLease {
+    lease: Lease,
+    backend: std::rc::Rc<Backend>,
+}
+
+/// The commands of an open MULTI, to be replayed on a new primary.
+#[derive(Default)]
+struct Journal {
+    frames: BytesMut,
+    commands: usize,
+    /// It grew past its bound.
+    over: bool,
+    /// SELECT commands in it: their place among the replies of EXEC, and the database.
+    selects: Vec<(usize, u32)>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    /// The client has its answer.
+    Answered,
+    /// Not executed for certain: again, once the topology allows it.
+    Again,
+    /// The connection was lost after the command was sent.
+    Lost,
+}
+
+impl Session {
+    /// Serves `first`, and all that follows until the lease is clean again.
+    pub(super) async fn pinned(
+        &mut self,
+        first: Command<Bytes>,
+        budget: Budget,
+        reason: LeaseReason,
+    ) -> Result<(), Close> {
+        self.settled().await?;
+        let mut stay = Stay::new(budget, reason);
+        let mut next = first;
+        loop {
+            self.serve(&mut stay, next).await?;
+            if let Some(clean) = Clean::prove(&stay.state) {
+                if let Some(held) = stay.held.take() {
+                    held.lease.release(clean);
+                }
+                // SELECT on the lease has changed the Profile.
+                self.change(self.profile.clone());
+                return Ok(());
+            }
+            self.room().await?;
+            next = self.read_command().await?;
+        }
+    }
+
+    /// One command on the lease, however many attempts it takes.
+    async fn serve(&mut self, stay: &mut Stay, command: Command<Bytes>) -> Result<(), Close> {
+        let name = command.spec().name;
+        match name {
+            "quit" | "reset" if command.arity_ok() => {
+                *stay = Stay::new(stay.budget, stay.reason);
+                return Box::pin(self.own(command)).await;
+            }
+            "client|id" | "client|getname" | "client|setname" | "client|setinfo" | "client|reply"
+                if !stay.state.in_multi =>
+            {
+                return Box::pin(self.own(command)).await;
+            }
+            "auth" | "hello" if !stay.state.in_multi => {
+                // Another Profile needs another connection, where nothing is watched.
+                stay.lose();
+                return Box::pin(self.own(command)).await;
+            }
+            _ => {}
+        }
+        match command.spec().class {
+            Class::Subscription | Class::Stream | Class::Tracking if stay.state.in_multi => {
+                self.answer(&command, &Error::Unsupported("this command inside MULTI").reply());
+                return Ok(());
+            }
+            Class::Subscription | Class::Stream | Class::Tracking => {
+                stay.give_up();
+                return Box::pin(self.aside(command)).await;
+            }
+            _ => {}
+        }
+        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let mut applied = self.door.fleet.applied();
+        let mut call = Call::new(&command, stay);
+        let mut pause = Pause::default();
+        loop {
+            let attempt = self.attempt(stay, &command, &mut call).await?;
+            match attempt {
+                Attempt::Answered => return Ok(()),
+                Attempt::Lost if !may_resend(Sent::Maybe, call.shape.read, call.shape.resends) => {
+                    let node = call.node.clone();
+                    return self.unknown_outcome(stay, &command, node.as_ref());
+                }
+                Attempt::Lost => call.shape.resends += 1,
+                Attempt::Again => {}
+            }
+            if Instant::now() >= deadline {
+                stay.give_up();
+                let reply = call.refused.take().unwrap_or_else(|| self.no_primary());
+                self.answer(&command, &reply);
+                return Ok(());
+            }
+            self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+                .await?;
+        }
+    }
+
+    fn unknown_outcome(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        link: Option<&std::rc::Rc<Link>>,
+    ) -> Result<(), Close> {
+        stay.give_up();
+        if let Some(link) = link {
+            link.account_unknown(shape_of(command));
+            self.client
+                .reply(&Error::UnknownOutcome(&link.node.address).reply());
+        }
+        Ok(())
+    }
+
+    async fn attempt(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Attempt, Close> {
+        if stay
+            .held
+            .as_ref()
+            .is_some_and(|held| !self.door.fleet.is_primary(&held.backend.link().node))
+        {
+            stay.lose();
+        }
+        if let Some(reply) = stay.instead_of(command, self.profile.resp) {
+            if command.spec().name == "exec" {
+                // A lease may have the replayed MULTI open: closing it is the shortest DISCARD.
+                stay.give_up();
+            }
+            self.answer(command, &reply);
+            return Ok(Attempt::Answered);
+        }
+        // What only queues in an open MULTI needs no serving primary.
+        if !(stay.state.in_multi && call.queues) {
+            let shape = Shape {
+                read: false,
+                ..call.shape
+            };
+            if let Err(refusal) = self.primary_for(shape, command.frame().len()).await? {
+                stay.give_up();
+                self.answer(command, &refusal);
+                return Ok(Attempt::Answered);
+            }
+        }
+        if stay
+            .held
+            .as_ref()
+            .is_some_and(|held| !self.door.fleet.is_primary(&held.backend.link().node))
+        {
+            stay.lose();
+        }
+        if stay.held.is_none() {
+            match self.take_lease(stay).await? {
+                Ok(true) => {}
+                Ok(false) => return Ok(Attempt::Again),
+                Err(reply) => {
+                    stay.give_up();
+                    self.answer(command, &reply);
+                    return Ok(Attempt::Answered);
+                }
+            }
+        }
+        let sent = call.frame_now(command);
+        let held = stay.held.as_mut().expect("taken above");
+        call.node = Some(std::rc::Rc::clone(held.backend.link()));
+        let conn = held.lease.conn();
+        let sending = async {
+            if stay.reason == LeaseReason::Wait {
+                // A fresh connection's replication offset is 0, and WAIT would lie: a propagated no-op makes it
+                // cover all that this session has written.
+                conn.send(WAIT_MARK).await?;
+                conn.reply().await?;
+            }
+            conn.send(&sent).await
+        };
+        if sending.await.is_err() {
+            stay.lose();
+            return Ok(if call.queues && stay.state.in_multi {
+                Attempt::Again
+            } else {
+                Attempt::Lost
+            });
+        }
+        self.await_answer(stay, command, call).await
+    }
+
+    /// A lease on the primary, with the open MULTI replayed. `Ok(false)`: not now. The error is for the client.
+    async fn take_lease(&mut self, stay: &mut Stay) -> Result<Result<bool, Bytes>, Close> {
+        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+            return Ok(Ok(false));
+        };
+        let leased = tokio::select! {
+            biased;
+            close = self.gone() => return Err(close),
+            leased = backend.lease(stay.budget, stay.reason) => leased,
+        };
+        let mut lease = match leased {
+            Ok(lease) => lease,
+            Err(LeaseError::Exhausted) => {
+                return Ok(Err(Error::NoLease {
+                    budget: stay.budget.name(),
+                }
+                .reply()));
+            }
+            Err(LeaseError::Lost) => return Ok(Ok(false)),
+            Err(LeaseError::Refused(reply)) => return Ok(Err(reply)),
+        };
+        if stay.state.in_multi && !stay.journal.over {
+            let replayed = async {
+                lease.conn().send(&stay.journal.frames).await?;
+                for _ in 0..stay.journal.commands {
+                    lease.conn().reply().await?;
+                }
+                Ok::<(), std::io::Error>(())
+            };
+            let replayed = tokio::select! {
+                biased;
+                close = self.gone() => return Err(close),
+                replayed = replayed => replayed,
+            };
+            if replayed.is_err() {
+                return Ok(Ok(false));
+            }
+        }
+        stay.held = Some(HeldLease { lease, backend });
+        Ok(Ok(true))
+    }
+
+    /// The reply, passed on; or what became of the command instead.
+    async fn await_answer(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Attempt, Close> {
+        let mut applied = self.door.fleet.applied();
+        let mut passing = false;
+        loop {
+            let held = stay.held.as_mut().expect("the command was sent on it");
+            let arrival = tokio::select! {
+                biased;
+                arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
+                close = self.gone() => return Err(close),
+                _ = applied.changed() => {
+                    self.follow_topology(stay, call).await?;
+                    if stay.held.is_some() {
+                        continue;
+                    }
+                    Err(std::io::ErrorKind::ConnectionReset.into())
+                }
+            };
+            match arrival {
+                Ok(Arrival::Part(part)) => {
+                    passing = true;
+                    self.client.push(&part);
+                    self.room().await?;
+                }
+                Ok(Arrival::Frame(kind, frame)) if passing => {
+                    self.client.push(&frame);
+                    stay.note(command, kind, &frame, &mut self.profile);
+                    return Ok(Attempt::Answered);
+                }
+                Ok(Arrival::Frame(ReplyKind::Push, frame)) => self.client.push(&frame),
+                Ok(Arrival::Frame(kind, frame)) => {
+                    return Ok(self.take_answer(stay, command, call, kind, frame));
+                }
+                Err(_) => {
+                    stay.lose();
+                    if passing {
+                        self.client.break_off();
+                    }
+                    let harmless = call.queues && stay.state.in_multi;
+                    return Ok(if harmless { Attempt::Again } else { Attempt::Lost });
+                }
+            }
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+        kind: ReplyKind,
+        reply: Bytes,
+    ) -> Attempt {
+        let refusal = if kind == ReplyKind::Error {
+            refusal(&reply)
+        } else {
+            None
+        };
+        let link = call.node.clone().expect("the command was sent to it");
+        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks;
+        let passing =
+            refusal.is_some_and(|refusal| link.may_wait_out(refusal, &reply)) && call.shape.refusable;
+        if unblocked || (passing && !stay.state.watching) {
+            if refusal == Some(Refusal::Readonly) {
+                link.hint(Suspicion::Demoted);
+            }
+            call.refused = Some(reply);
+            // A transaction that EXEC has dropped is replayed, on whatever lease comes next.
+            stay.held = None;
+            return Attempt::Again;
+        }
+        let outcome = if kind.is_error() {
+            Outcome::Error
+        } else {
+            Outcome::Ok
+        };
+        link.account(call.shape, outcome, call.since.elapsed());
+        stay.note(command, kind, &reply, &mut self.profile);
+        self.client.reply(&reply);
+        Attempt::Answered
+    }
+
+    /// The topology changed while a command waits for its answer: cut off from a former primary; a blocked command
+    /// is unblocked on the node, whose word is the proof that nothing was popped.
+    async fn follow_topology(&mut self, stay: &mut Stay, call: &mut Call) -> Result<(), Close> {
+        let Some(held) = &mut stay.held else { return Ok(()) };
+        if !self.door.fleet.is_primary(&held.backend.link().node) {
+            // The former primary may still live: its own word decides whether something was popped.
+            if !(call.unblocks && self.unblock(stay).await?) {
+                stay.lose();
+            }
+        } else if call.unblocks && self.door.fleet.topology().shard(0).phase == Phase::Moving {
+            self.unblock(stay).await?;
+        }
+        Ok(())
+    }
+
+    /// CLIENT UNBLOCK over a connection of its own. True: the node heard it; the blocked command's answer follows.
+    async fn unblock(&mut self, stay: &mut Stay) -> Result<bool, Close> {
+        let Some(held) = &mut stay.held else {
+            return Ok(false);
+        };
+        let Some(id) = held.lease.conn().id() else {
+            return Ok(false);
+        };
+        let unblocking = held.backend.unblock(id);
+        tokio::select! {
+            biased;
+            close = self.gone() => Err(close),
+            heard = unblocking => Ok(heard),
+        }
+    }
+}
+
+/// One command's way over the lease.
+struct Call {
+    shape: Shape,
+    /// Inside MULTI it is only queued.
+    queues: bool,
+    /// It may block, and CLIENT UNBLOCK proves that it has done nothing.
+    unblocks: bool,
+    /// When its first attempt began: what is left of a blocking command's timeout is counted from here.
+    since: Instant,
+    resent: bool,
+    node: Option<std::rc::Rc<Link>>,
+    /// The refusal that is being waited out.
+    refused: Option<Bytes>,
+}
+
+// === impl Call ===
+
+impl Call {
+    fn new(command: &Command<Bytes>, stay: &Stay) -> Self {
+        let spec = command.spec();
+        let ends = matches!(spec.name, "exec" | "discard");
+        let queues = spec.class != Class::Transaction || spec.name == "multi";
+        let mut shape = shape_of(command);
+        // These change nothing but the connection, which is rebuilt wherever they are sent.
+        shape.read |= matches!(spec.name, "watch" | "unwatch" | "multi" | "discard");
+        // A transaction that was not executed yet, or EXEC's own refusal, is the node's entry check.
+        shape.refusable |= ends;
+        Self {
+            shape,
+            queues,
+            unblocks: command.may_block() && !stay.state.in_multi,
+            since: Instant::now(),
+            resent: false,
+            node: None,
+            refused: None,
+        }
+    }
+
+    /// The frame to send now: a blocking command that is armed again has only its remaining time.
+    fn frame_now(&mut self, command: &Command<Bytes>) -> Bytes {
+        if std::mem::replace(&mut self.resent, true) && self.unblocks {
+            return rearm::with_timeout_left(command, self.since.elapsed());
+        }
+        command.frame().clone()
+    }
+}
+
+// === impl Stay ===
+
+impl Stay {
+    fn new(budget: Budget, reason: LeaseReason) -> Self {
+        Self {
+            budget,
+            reason,
+            held: None,
+            state: LeaseState::default(),
+            journal: Journal::default(),
+            watch_broken: false,
+            transaction_lost: false,
+        }
+    }
+
+    /// The connection is gone; what can be rebuilt is rebuilt on the next.
+    fn lose(&mut self) {
+        self.held = None;
+        self.watch_broken |= self.state.watching;
+        self.transaction_lost |= self.state.in_multi && self.journal.over;
+    }
+
+    /// The stay is over without a clean end: nothing of it is carried on.
+    fn give_up(&mut self) {
+        *self = Self::new(self.budget, self.reason);
+    }
+
+    /// What to answer instead of the node, where a move broke the transaction.
+    fn instead_of(&self, command: &Command<Bytes>, resp: Resp) -> Option<Bytes> {
+        if !self.state.in_multi {
+            return None;
+        }
+        let exec = command.spec().name == "exec";
+        if self.transaction_lost {
+            return Some(Error::TransactionLost.reply());
+        }
+        (exec && self.watch_broken)
+            .then(|| Bytes::from_static(if resp == Resp::Three { b"_\r\n" } else { b"*-1\r\n" }))
+    }
+
+    /// What the node's answer to `command` means for the connection.
+    fn note(&mut self, command: &Command<Bytes>, kind: ReplyKind, reply: &Bytes, profile: &mut Profile) {
+        let ok = !kind.is_error();
+        match command.spec().name {
+            "multi" if ok => {
+                self.state.in_multi = true;
+                self.journal = Journal::default();
+                self.journal.add(command);
+            }
+            "exec" if self.state.in_multi => {
+                self.journal
+                    .apply_selects(reply, profile, &mut self.state.altered);
+                self.end_transaction();
+            }
+            "discard" if ok => self.end_transaction(),
+            "watch" if ok => self.state.watching = true,
+            "unwatch" if ok && !self.state.in_multi => {
+                self.state.watching = false;
+                self.watch_broken = false;
+            }
+            _ if self.state.in_multi => {
+                self.state.altered |=
+                    command.spec().class == Class::Session && command.spec().name != "select";
+                self.journal.add(command);
+            }
+            "select" if ok => {
+                self.state.altered = true;
+                profile.db = database(command).unwrap_or(profile.db);
+            }
+            _ => {}
+        }
+    }
+
+    fn end_transaction(&mut self) {
+        self.state.in_multi = false;
+        self.state.watching = false;
+        self.watch_broken = false;
+        self.transaction_lost = false;
+        self.journal = Journal::default();
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    fn add(&mut self, command: &Command<Bytes>) {
+        let frame = command.frame();
+        if self.over || self.frames.len() + frame.len() > limits::JOURNAL_BYTES {
+            self.over = true;
+            self.frames = BytesMut::new();
+            return;
+        }
+        if command.spec().name == "select" {
+            self.selects
+                .extend(database(command).map(|db| (self.commands.saturating_sub(1), db)));
+        }
+        self.frames.extend_from_slice(frame);
+        self.commands += 1;
+    }
+
+    /// The databases that EXEC selected become the session's.
+    fn apply_selects(&self, reply: &Bytes, profile: &mut Profile, altered: &mut bool) {
+        if self.selects.is_empty() {
+            return;
+        }
+        *altered = true;
+        let Ok(value) = resp_codec::value::decode(reply) else {
+            return;
+        };
+        for (at, db) in &self.selects {
+            let answer = value.as_array().and_then(|answers| answers.get(*at));
+            if answer.and_then(|answer| answer.as_str()) == Some("OK") {
+                profile.db = *db;
+            }
+        }
+    }
+}
+
+fn database(command: &Command<Bytes>) -> Option<u32> {
+    std::str::from_utf8(command.arg(1)?).ok()?.parse().ok()
+}

@@ -1,0 +1,424 @@
+//! Sessions whose node speaks unasked: subscriptions, MONITOR, CLIENT TRACKING. All of the session's commands travel
+//! on the same lease, so that replies and pushes keep the order in which the node wrote them.
+//!
+//! ```text
+//!   stream --> join a node (again and again) --> flow: lease ----bytes----> client
+//!                 ^  standing orders repeated,          <---commands----
+//!                 |  their confirmations swallowed |
+//!                 +--------- lost, or moved -------+
+//! ```
+
+mod roll;
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use resp_codec::{Class, Command, ReplyKind};
+use sentinel_watcher::HostPort;
+use tokio::time::Instant;
+
+use super::hold::Pause;
+use super::{Close, Session, shape_of};
+use crate::backend::NodeKey;
+use crate::backend::conn::Arrival;
+use crate::backend::lease::{Budget, Clean, Lease, LeaseError, LeaseState};
+use crate::backend::profile::{Profile, Resp};
+use crate::error::{Error, Sent, may_resend};
+use crate::limits;
+use crate::metrics::{CloseReason, Counter, LeaseReason};
+use roll::Roll;
+
+/// What a streaming session carries from node to node.
+struct Stream {
+    reason: LeaseReason,
+    roll: Roll,
+    /// Commands that are repeated on each new node: MONITOR, CLIENT TRACKING.
+    standing: Vec<Bytes>,
+    /// The connection is not as it was, and will not be again.
+    altered: bool,
+    /// Sent and not wholly answered.
+    pending: VecDeque<Pending>,
+    /// To be sent next.
+    outbox: VecDeque<Pending>,
+    /// Answered by the session itself, once nothing is pending.
+    deferred: Option<Command<Bytes>>,
+    /// A large frame is being passed on.
+    passing: bool,
+    /// It has left its first node.
+    moved: bool,
+}
+
+struct Pending {
+    command: Command<Bytes>,
+    fate: Fate,
+    resends: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Unsent,
+    /// Frames still to come; `None`: not known before the first of them.
+    Awaited(Option<usize>),
+    /// Its connection was lost after it was sent.
+    Unknown,
+}
+
+/// Why a stay on one node ended.
+enum Flow {
+    /// Nothing is subscribed, nothing pending: the session is an ordinary one again.
+    Over,
+    /// The connection is lost, or the node is no longer the primary.
+    Lost,
+}
+
+impl Session {
+    /// Serves `first`, and all that follows until nothing is subscribed any more.
+    pub(super) async fn stream(&mut self, first: Command<Bytes>, reason: LeaseReason) -> Result<(), Close> {
+        self.settled().await?;
+        let mut stream = Stream::new(reason, first);
+        let mut pause = Pause::default();
+        loop {
+            let Some((mut lease, node)) = self.join(&stream).await? else {
+                return Ok(());
+            };
+            let _counted = self.door.census.count(node.term.unwrap_or_default());
+            if stream.rejoin(&mut lease).await.is_ok() {
+                if stream.moved && stream.tracks() && self.profile.resp == Resp::Three {
+                    // The node that knew what the client has cached is gone: all of it may be stale.
+                    self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+                }
+                pause = Pause::default();
+                if let Flow::Over = self.flow(&mut stream, &mut lease, &node).await? {
+                    if let Some(clean) = Clean::prove(&stream.state()) {
+                        lease.release(clean);
+                    }
+                    self.change(self.profile.clone());
+                    return Ok(());
+                }
+            }
+            drop(lease);
+            stream.moved = true;
+            self.lose_pending(&mut stream, &node.address);
+            let mut applied = self.door.fleet.applied();
+            self.changed(&mut applied, Instant::now() + pause.next()).await?;
+        }
+    }
+
+    /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
+    async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, NodeKey)>, Close> {
+        let Some(first) = stream
+            .pending
+            .front()
+            .or(stream.outbox.front())
+            .map(|pending| &pending.command)
+        else {
+            return self.join_silently(stream).await.map(Some);
+        };
+        let mut shape = shape_of(first);
+        shape.read = false;
+        let bytes = first.frame().len();
+        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let mut pause = Pause::default();
+        loop {
+            let refusal = match self.primary_for(shape, bytes).await? {
+                Err(refusal) => refusal,
+                Ok(_) => match self.lease_now(stream).await? {
+                    Ok(joined) => return Ok(Some(joined)),
+                    Err(LeaseError::Refused(reply)) => reply,
+                    Err(LeaseError::Exhausted) => Error::NoLease {
+                        budget: Budget::Streaming.name(),
+                    }
+                    .reply(),
+                    Err(LeaseError::Lost) if Instant::now() >= deadline => self.no_primary(),
+                    Err(LeaseError::Lost) => {
+                        let mut applied = self.door.fleet.applied();
+                        self.changed(&mut applied, Instant::now() + pause.next()).await?;
+                        continue;
+                    }
+                },
+            };
+            self.client.reply(&refusal);
+            if stream.moved {
+                // Its subscriptions are lost, which no reply can say.
+                return Err(Close(CloseReason::Node));
+            }
+            return Ok(None);
+        }
+    }
+
+    /// The same for a subscriber that asks nothing: it waits for as long as it takes.
+    async fn join_silently(&mut self, stream: &Stream) -> Result<(Lease, NodeKey), Close> {
+        let mut applied = self.door.fleet.applied();
+        let mut pause = Pause::default();
+        loop {
+            match self.lease_now(stream).await? {
+                Ok(joined) => return Ok(joined),
+                Err(LeaseError::Refused(_)) => return Err(Close(CloseReason::Node)),
+                Err(_) => drop(self.changed(&mut applied, Instant::now() + pause.next()).await?),
+            }
+        }
+    }
+
+    async fn lease_now(&mut self, stream: &Stream) -> Result<Result<(Lease, NodeKey), LeaseError>, Close> {
+        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+            return Ok(Err(LeaseError::Lost));
+        };
+        let node = backend.link().node.clone();
+        tokio::select! {
+            biased;
+            close = self.gone() => Err(close),
+            leased = backend.lease(Budget::Streaming, stream.reason) => Ok(leased.map(|lease| (lease, node))),
+        }
+    }
+
+    /// Both directions at once, until the stay ends.
+    async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
+        let mut applied = self.door.fleet.applied();
+        loop {
+            if stream.send(lease).await.is_err() || !self.door.fleet.is_primary(node) {
+                return Ok(Flow::Lost);
+            }
+            if stream.pending.is_empty()
+                && let Some(command) = stream.deferred.take()
+            {
+                let reset = command.spec().name == "reset";
+                stream.altered |= reset;
+                Box::pin(self.own(command)).await?;
+                if reset {
+                    return Ok(Flow::Over);
+                }
+            }
+            if stream.is_over() {
+                return Ok(Flow::Over);
+            }
+            let takes_more =
+                stream.deferred.is_none() && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
+            tokio::select! {
+                biased;
+                arrival = lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => match arrival {
+                    Ok(arrival) => self.pass_on(stream, arrival)?,
+                    Err(_) => return Ok(Flow::Lost),
+                },
+                _ = applied.changed() => {}
+                command = self.command_or_gone(takes_more) => stream.take_command(command?, self.profile.resp),
+            }
+        }
+    }
+
+    async fn command_or_gone(&mut self, takes_more: bool) -> Result<Command<Bytes>, Close> {
+        if takes_more {
+            self.read_command().await
+        } else {
+            Err(self.gone().await)
+        }
+    }
+
+    fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
+        match arrival {
+            Arrival::Part(part) => {
+                stream.passing = true;
+                self.client.push(&part);
+            }
+            Arrival::Frame(_, frame) if stream.roll.swallows(&frame) => {}
+            Arrival::Frame(kind, frame) => {
+                self.client.push(&frame);
+                let whole = !std::mem::take(&mut stream.passing);
+                if let Some(answered) = stream.note(kind, if whole { &frame } else { b"" }) {
+                    self.note_profile(&answered, kind);
+                }
+                self.tell_unknown(stream, None);
+            }
+        }
+        if self.client.output_bytes() > limits::OUTPUT_PUSH_BYTES {
+            return Err(Close(CloseReason::Output));
+        }
+        Ok(())
+    }
+
+    /// A Profile that changes on a lease changes for the session.
+    fn note_profile(&mut self, command: &Command<Bytes>, kind: ReplyKind) {
+        if kind.is_error() {
+            return;
+        }
+        let number = |at| std::str::from_utf8(command.arg(at)?).ok()?.parse::<u32>().ok();
+        match (command.spec().name, number(1)) {
+            ("select", Some(db)) => {
+                self.profile = Profile {
+                    db,
+                    ..self.profile.clone()
+                }
+            }
+            ("hello", Some(3)) => self.profile.resp = Resp::Three,
+            ("hello", Some(2)) => self.profile.resp = Resp::Two,
+            _ => {}
+        }
+    }
+
+    /// The node is gone: what may travel again will, what was sent and may not is an unknown outcome, in its turn.
+    fn lose_pending(&mut self, stream: &mut Stream, node: &HostPort) {
+        if std::mem::take(&mut stream.passing) {
+            self.client.break_off();
+        }
+        for pending in &mut stream.pending {
+            let shape = shape_of(&pending.command);
+            let harmless = !matches!(
+                pending.command.spec().class,
+                Class::Data | Class::Blocking | Class::Transaction
+            );
+            if pending.fate == Fate::Unsent
+                || harmless
+                || may_resend(Sent::Maybe, shape.read, pending.resends)
+            {
+                pending.fate = Fate::Unsent;
+                pending.resends += 1;
+            } else {
+                pending.fate = Fate::Unknown;
+            }
+        }
+        self.tell_unknown(stream, Some(node));
+        // What stands behind an unknown outcome waits in its place; the rest is sent again.
+        let pending = std::mem::take(&mut stream.pending);
+        for pending in pending.into_iter().rev() {
+            stream.outbox.push_front(pending);
+        }
+    }
+
+    /// Unknown outcomes whose turn has come.
+    fn tell_unknown(&mut self, stream: &mut Stream, node: Option<&HostPort>) {
+        while stream
+            .pending
+            .front()
+            .is_some_and(|pending| pending.fate == Fate::Unknown)
+        {
+            stream.pending.pop_front();
+            let unknown = HostPort::new("the former primary", 0);
+            self.client
+                .push(&Error::UnknownOutcome(node.unwrap_or(&unknown)).reply());
+            let upstream = self.door.fleet.upstream();
+            self.door
+                .worker
+                .cells
+                .add(Counter::UnknownOutcomes { upstream }, 1);
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    fn new(reason: LeaseReason, first: Command<Bytes>) -> Self {
+        let first = Pending {
+            command: first,
+            fate: Fate::Unsent,
+            resends: 0,
+        };
+        Self {
+            reason,
+            roll: Roll::default(),
+            standing: Vec::new(),
+            altered: false,
+            pending: VecDeque::new(),
+            outbox: VecDeque::from([first]),
+            deferred: None,
+            passing: false,
+            moved: false,
+        }
+    }
+
+    /// Makes a fresh connection into what the last one was.
+    async fn rejoin(&mut self, lease: &mut Lease) -> io::Result<()> {
+        for order in &self.standing {
+            lease.conn().send(order).await?;
+            lease.conn().reply().await?;
+        }
+        let again = self.roll.subscribe_again();
+        if !again.is_empty() {
+            lease.conn().send(&again).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, lease: &mut Lease) -> io::Result<()> {
+        while let Some(mut next) = self.outbox.pop_front() {
+            if next.fate == Fate::Unsent {
+                let frame = next.command.frame().clone();
+                next.fate = Fate::Awaited(None);
+                self.altered |= !matches!(next.command.spec().class, Class::Subscription | Class::Data);
+                self.pending.push_back(next);
+                lease.conn().send(&frame).await?;
+            } else {
+                self.pending.push_back(next);
+            }
+        }
+        Ok(())
+    }
+
+    /// The client's next command: to the node, but for what only the session knows.
+    fn take_command(&mut self, command: Command<Bytes>, resp: Resp) {
+        let name = command.spec().name;
+        let only_subscribed = resp == Resp::Two && !self.roll.is_empty();
+        let own = command.arity_ok()
+            && match name {
+                "quit" | "reset" => true,
+                "client|id" | "client|getname" | "client|setname" | "client|setinfo" | "client|reply"
+                | "client|kill" | "client|unblock" => !only_subscribed,
+                _ => false,
+            };
+        if own {
+            self.deferred = Some(command);
+        } else {
+            self.outbox.push_back(Pending {
+                command,
+                fate: Fate::Unsent,
+                resends: 0,
+            });
+        }
+    }
+
+    /// What a frame from the node means. Returns the command that it was the last answer of.
+    fn note(&mut self, kind: ReplyKind, frame: &[u8]) -> Option<Command<Bytes>> {
+        let confirmed = match self.roll.note(frame) {
+            roll::Noted::Message => return None,
+            roll::Noted::Confirmed { frames } => Some(frames),
+            roll::Noted::Other if kind == ReplyKind::Push => return None,
+            roll::Noted::Other => None,
+        };
+        let front = self.pending.front_mut()?;
+        let mut left = 1;
+        if let (Fate::Awaited(awaited), Some(frames)) = (front.fate, confirmed) {
+            let named = front.command.argc() - 1;
+            left = awaited.unwrap_or(if named > 0 { named } else { frames });
+        }
+        if left > 1 {
+            front.fate = Fate::Awaited(Some(left - 1));
+            return None;
+        }
+        let answered = self.pending.pop_front()?.command;
+        let stands = matches!(
+            answered.spec().name,
+            "monitor" | "client|tracking" | "client|no-evict" | "client|no-touch"
+        );
+        if stands && !kind.is_error() {
+            self.standing.push(answered.frame().clone());
+        }
+        Some(answered)
+    }
+
+    fn is_over(&self) -> bool {
+        self.roll.is_empty() && !self.altered && self.pending.is_empty() && self.deferred.is_none()
+    }
+
+    fn tracks(&self) -> bool {
+        self.reason == LeaseReason::Tracking
+    }
+
+    fn state(&self) -> LeaseState {
+        LeaseState {
+            outstanding: self.pending.len(),
+            subscriptions: self.roll.len(),
+            altered: self.altered,
+            ..LeaseState::default()
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The command line: every flag, its environment variable, and what an operator reads about it.
+
+mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser};
+use proxy_core::{ClientAuth, ReadPolicy};
+use sentinel_watcher::{AddressMapEntry, HostPort, Lag, Secret};
+use tracing::level_filters::LevelFilter;
+
+pub(crate) use values::{AdminSpec, Choice, ListenSpec};
+
+/// A Redis proxy that follows Sentinel.
+///
+/// Applications talk to slipring as to one plain Redis; when Sentinel moves the primary, they keep their
+/// connections and notice a pause.
+#[derive(Parser)]
+#[command(name = "slipring", version, after_help = AFTER_HELP, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) masters: MasterArgs,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
+    #[command(flatten)]
+    pub(crate) nodes: NodeArgs,
+    #[command(flatten)]
+    pub(crate) failover: FailoverArgs,
+    #[command(flatten)]
+    pub(crate) operation: OperationArgs,
+}
+
+const AFTER_HELP: &str = "\
+Each flag has an environment variable: SLIPRING_SENTINELS for --sentinels, and so on. Lists are separated by commas
+there. A flag wins over its variable; an empty variable counts as unset.
+
+Durations take ms, s or m (500ms, 5s, 2m), sizes kb, mb or gb (256mb).
+
+SIGTERM and SIGINT drain: clients finish what they are at, within --drain-timeout. A second signal ends at once.
+
+Examples:
+  slipring --sentinels s1:26379,s2:26379,s3:26379
+  slipring --sentinels s1:26379 --master users --master carts --listen '*:6379=users' --listen '*:6380=carts'";
+
+#[derive(Args)]
+#[command(next_help_heading = "Whom to follow")]
+pub(crate) struct MasterArgs {
+    /// Sentinels to ask; they name the others.
+    #[arg(long, value_name = "HOST:PORT,...", required = true, value_delimiter = ',', value_parser = values::sentinel)]
+    pub(crate) sentinels: Vec<HostPort>,
+
+    /// What Sentinel calls the master. Repeat it to serve several, each on its own --listen.
+    #[arg(long, value_name = "NAME", default_value = "mymaster", value_delimiter = ',', value_parser = values::name)]
+    pub(crate) master: Vec<String>,
+
+    /// ACL user towards the sentinels.
+    #[arg(long, value_name = "USER")]
+    pub(crate) sentinel_username: Option<String>,
+
+    /// Password towards the sentinels. Others on this machine see flags: prefer the file or the variable.
+    #[arg(long, value_name = "SECRET", allow_hyphen_values = true, value_parser = values::secret)]
+    pub(crate) sentinel_password: Option<Secret>,
+
+    /// File that holds the password towards the sentinels.
+    #[arg(long, value_name = "FILE", conflicts_with = "sentinel_password")]
+    pub(crate) sentinel_password_file: Option<PathBuf>,
+
+    /// Where an announced address is reached (NAT, containers): HOST:PORT=HOST:PORT or HOST=HOST. Repeatable.
+    #[arg(long, value_name = "FROM=TO", value_delimiter = ',', value_parser = values::parsed::<AddressMapEntry>)]
+    pub(crate) address_map: Vec<AddressMapEntry>,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Whom to serve")]
+pub(crate) struct ClientArgs {
+    /// Where clients connect; * is every IPv4 address. Repeatable; with several masters each names its own.
+    #[arg(
+        long, value_name = "IP:PORT[=MASTER]", default_value = "127.0.0.1:6379", value_delimiter = ',',
+        value_parser = values::listen
+    )]
+    pub(crate) listen: Vec<ListenSpec>,
+
+    /// The same, with reads answered by a replica (by the primary where no replica is usable). Repeatable.
+    #[arg(long, value_name = "IP:PORT[=MASTER]", value_delimiter = ',', value_parser = values::listen)]
+    pub(crate) replica_listen: Vec<ListenSpec>,
+
+    /// Clients served at once; one more gets Redis' own error.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
+    pub(crate) max_clients: usize,
+
+    /// A client silent for longer is closed. 0: never.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
+    pub(crate) idle_timeout: Duration,
+
+    /// Who clients are. passthrough: whom they prove to be on the node, by AUTH. proxy: slipring's own user, once
+    /// they present --client-password. none: slipring's own user, unasked. Default: passthrough, or proxy where
+    /// there is a client password.
+    #[arg(long, value_name = "HOW", value_parser = one_of::<ClientAuth>(&["passthrough", "proxy", "none"]))]
+    pub(crate) client_auth: Option<ClientAuth>,
+
+    /// Password that clients must present to slipring itself.
+    #[arg(long, value_name = "SECRET", allow_hyphen_values = true, value_parser = values::secret)]
+    pub(crate) client_password: Option<Secret>,
+
+    /// File that holds it.
+    #[arg(long, value_name = "FILE", conflicts_with = "client_password")]
+    pub(crate) client_password_file: Option<PathBuf>,
+
+    /// Refuse to lend slipring's own user to whoever comes from the network (--client-auth none).
+    #[arg(
+        long, value_name = "YES|NO", default_value = "yes", action = ArgAction::Set,
+        value_parser = PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")
+    )]
+    pub(crate) protected_mode: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "How to reach the nodes")]
+pub(crate) struct NodeArgs {
+    /// ACL user towards the nodes.
+    #[arg(long, value_name = "USER")]
+    pub(crate) username: Option<String>,
+
+    /// Password towards the nodes. Others on this machine see flags: prefer the file or the variable.
+    #[arg(long, value_name = "SECRET", allow_hyphen_values = true, value_parser = values::secret)]
+    pub(crate) password: Option<Secret>,
+
+    /// File that holds the password towards the nodes.
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    pub(crate) password_file: Option<PathBuf>,
+
+    /// Which node answers reads on --listen.
+    #[arg(
+        long, value_name = "WHOM", default_value = "primary",
+        value_parser = one_of::<ReadPolicy>(&["primary", "prefer-primary", "replica", "prefer-replica"])
+    )]
+    pub(crate) read_policy: ReadPolicy,
+
+    /// A replica further behind than this is not read: a size, or a duration. Default: no limit.
+    #[arg(long, value_name = "SIZE|TIME", value_parser = values::parsed::<Lag>)]
+    pub(crate) max_replica_lag: Option<Lag>,
+
+    /// Deadline of one connection attempt, to a node or a sentinel.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::deadline)]
+    pub(crate) connect_timeout: Duration,
+
+    /// A node that owes an answer for longer is probed on a fresh connection.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = values::deadline)]
+    pub(crate) node_timeout: Duration,
+
+    /// Connections of their own that sessions may hold towards one node (transactions, blocking commands,
+    /// subscriptions: each a budget of this size). Default: as --max-clients.
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) pool_size: Option<usize>,
+
+    /// Shared connections of each worker to a node, for each user and database.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::count)]
+    pub(crate) mux_connections: usize,
+
+    /// How long a session waits for a connection of its own.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::deadline)]
+    pub(crate) lease_wait_timeout: Duration,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "While the primary is away")]
+pub(crate) struct FailoverArgs {
+    /// How long a command waits for a primary. auto: 15 s, or twice Sentinel's down-after plus 10 s if that is longer.
+    #[arg(long, value_name = "TIME", default_value = "auto", value_parser = values::deadline_or_auto)]
+    pub(crate) failover_hold_timeout: Choice<Duration>,
+
+    /// How many bytes of commands may wait; more are refused.
+    #[arg(long, value_name = "SIZE", default_value = "256mb", value_parser = values::size)]
+    pub(crate) failover_hold_bytes: usize,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Operation")]
+pub(crate) struct OperationArgs {
+    /// Where /metrics, /healthz, /readyz and /topology answer. Port 0 takes a free one; off: nowhere.
+    #[arg(long, value_name = "IP:PORT|off", default_value = "127.0.0.1:9379", value_parser = values::admin)]
+    pub(crate) metrics_listen: AdminSpec,
+
+    /// Threads that serve clients.
+    #[arg(long, value_name = "N|cores", default_value = "cores", value_parser = values::workers)]
+    pub(crate) workers: Choice<usize>,
+
+    /// How long a drain waits for clients to finish.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = values::duration)]
+    pub(crate) drain_timeout: Duration,
+
+    /// Least severe messages to log.
+    #[arg(
+        long, value_name = "LEVEL", default_value = "info",
+        value_parser = one_of::<LevelFilter>(&["error", "warn", "info", "debug", "trace"])
+    )]
+    pub(crate) log_level: LevelFilter,
+
+    /// How log lines look, on standard error.
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = one_of::<LogFormat>(&["text", "json"]))]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// Reads flags, then environment variables, then defaults. `arguments` begin with the program's name.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::command().mut_args(with_variable);
+        let matches = command.try_get_matches_from(arguments)?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// Gives a flag its variable. Values stay out of the help: some are secrets.
+fn with_variable(flag: Arg) -> Arg {
+    let Some(long) = flag.get_long() else { return flag };
+    let variable = format!("SLIPRING_{}", long.replace('-', "_").to_uppercase());
+    let empty = std::env::var_os(&variable).is_some_and(|value| value.is_empty());
+    if empty {
+        flag
+    } else {
+        flag.env(variable).hide_env(true).hide_env_values(true)
+    }
+}
+
+/// A parser that lists what it takes.
+fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: std::str::FromStr<Err: std::fmt::Debug> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names)
+        .map(|name| name.parse().expect("each name that is listed is one that parses"))
+}
+
+// === impl LogFormat ===
+
+impl std::str::FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("takes text or json"),
+        }
+    }
+}

@@ -1,0 +1,516 @@
+//! From the command line to what the watcher and the data plane take: the checks that concern more than one flag.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use proxy_core::{ClientAuth, ReadPolicy, Settings};
+use sentinel_watcher::{Credentials, Secret, WatcherConfig};
+
+use crate::cli::{AdminSpec, Choice, Cli, ListenSpec};
+
+/// Everything that the runtime needs. Holds secrets, so it has no `Debug`.
+pub(crate) struct Config {
+    /// The data plane's settings.
+    pub(crate) settings: Settings,
+    /// One a master; the index is the upstream's.
+    pub(crate) masters: Vec<WatcherConfig>,
+    /// Where clients connect.
+    pub(crate) doors: Vec<Door>,
+    /// Where the admin endpoint answers; `None`: nowhere.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+/// One address that clients connect to, before it is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Door {
+    /// The flag that asked for it, for messages.
+    pub(crate) flag: &'static str,
+    /// Where to listen; port 0 takes a free one.
+    pub(crate) address: SocketAddr,
+    /// Index into the masters.
+    pub(crate) upstream: usize,
+    /// Which node answers reads.
+    pub(crate) reads: ReadPolicy,
+}
+
+/// Flags that do not go together, or a file that cannot be read.
+#[derive(Debug)]
+pub(crate) struct ConfigError {
+    flag: &'static str,
+    value: String,
+    remedy: String,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Checks `cli` as a whole and reads the files that hold secrets.
+    pub(crate) fn new(cli: Cli) -> Result<Self, ConfigError> {
+        let doors = doors(&cli)?;
+        let (client_auth, client_password) = client_auth(&cli, &doors)?;
+        let node_credentials = credentials(
+            ["--username", "--password-file"],
+            cli.nodes.username.as_deref(),
+            cli.nodes.password.as_ref(),
+            cli.nodes.password_file.as_deref(),
+        )?;
+        let sentinel_credentials = credentials(
+            ["--sentinel-username", "--sentinel-password-file"],
+            cli.masters.sentinel_username.as_deref(),
+            cli.masters.sentinel_password.as_ref(),
+            cli.masters.sentinel_password_file.as_deref(),
+        )?;
+        let watcher = |master: &String| WatcherConfig {
+            master: master.clone(),
+            sentinels: cli.masters.sentinels.clone(),
+            sentinel_credentials: sentinel_credentials.clone(),
+            node_credentials: node_credentials.clone(),
+            address_map: cli.masters.address_map.iter().cloned().collect(),
+            max_replica_lag: cli.nodes.max_replica_lag,
+            connect_timeout: cli.nodes.connect_timeout,
+            node_timeout: cli.nodes.node_timeout,
+        };
+        let masters = cli.masters.master.iter().map(watcher).collect();
+        let admin = match cli.operation.metrics_listen {
+            AdminSpec::Off => None,
+            AdminSpec::At(address) => Some(address),
+        };
+        let settings = settings(&cli, client_auth, client_password, node_credentials);
+        Ok(Self {
+            settings,
+            masters,
+            doors,
+            admin,
+        })
+    }
+}
+
+fn settings(
+    cli: &Cli,
+    client_auth: ClientAuth,
+    client_password: Option<Secret>,
+    node_credentials: Option<Credentials>,
+) -> Settings {
+    Settings {
+        max_clients: cli.clients.max_clients,
+        pool_size: cli.nodes.pool_size.unwrap_or(cli.clients.max_clients),
+        mux_connections: cli.nodes.mux_connections,
+        connect_timeout: cli.nodes.connect_timeout,
+        node_timeout: cli.nodes.node_timeout,
+        failover_hold_timeout: match cli.failover.failover_hold_timeout {
+            Choice::Automatic => None,
+            Choice::Given(timeout) => Some(timeout),
+        },
+        failover_hold_bytes: cli.failover.failover_hold_bytes,
+        lease_wait_timeout: cli.nodes.lease_wait_timeout,
+        drain_timeout: cli.operation.drain_timeout,
+        idle_timeout: cli.clients.idle_timeout,
+        client_auth,
+        client_password,
+        node_credentials,
+        workers: match cli.operation.workers {
+            Choice::Automatic => std::thread::available_parallelism().map_or(1, usize::from),
+            Choice::Given(workers) => workers,
+        },
+    }
+}
+
+/// Each listener's master found, no address twice, no master unreachable.
+fn doors(cli: &Cli) -> Result<Vec<Door>, ConfigError> {
+    let masters = &cli.masters.master;
+    for (index, master) in masters.iter().enumerate() {
+        if masters.iter().take(index).any(|earlier| earlier == master) {
+            return Err(ConfigError::new(
+                "--master",
+                master,
+                "named twice; name each master once",
+            ));
+        }
+    }
+    let primary = cli
+        .clients
+        .listen
+        .iter()
+        .map(|spec| ("--listen", spec, cli.nodes.read_policy));
+    let replica = cli.clients.replica_listen.iter();
+    let replica = replica.map(|spec| ("--replica-listen", spec, ReadPolicy::PreferReplica));
+    let mut doors = Vec::new();
+    let mut taken = BTreeSet::new();
+    for (flag, spec, reads) in primary.chain(replica) {
+        if spec.address.port() != 0 && !taken.insert(spec.address) {
+            return Err(ConfigError::new(
+                flag,
+                spec.address,
+                "asked for twice; give each listener its own port",
+            ));
+        }
+        let upstream = upstream(flag, spec, masters)?;
+        doors.push(Door {
+            flag,
+            address: spec.address,
+            upstream,
+            reads,
+        });
+    }
+    for (index, master) in masters.iter().enumerate() {
+        if !doors.iter().any(|door| door.upstream == index) {
+            let remedy = format!("no listener leads to it; add --listen IP:PORT={master}");
+            return Err(ConfigError::new("--master", master, remedy));
+        }
+    }
+    Ok(doors)
+}
+
+fn upstream(flag: &'static str, spec: &ListenSpec, masters: &[String]) -> Result<usize, ConfigError> {
+    let Some(wanted) = &spec.master else {
+        if masters.len() == 1 {
+            return Ok(0);
+        }
+        let remedy = format!(
+            "there are {} masters, so each listener names its own: {flag} {}=MASTER, of {}",
+            masters.len(),
+            spec.address,
+            masters.join(", ")
+        );
+        return Err(ConfigError::new(flag, spec.address, remedy));
+    };
+    masters.iter().position(|master| master == wanted).ok_or_else(|| {
+        let remedy = format!(
+            "no --master is called {wanted}; it takes one of: {}",
+            masters.join(", ")
+        );
+        ConfigError::new(flag, format!("{}={wanted}", spec.address), remedy)
+    })
+}
+
+/// Who clients are, and what they must present.
+fn client_auth(cli: &Cli, doors: &[Door]) -> Result<(ClientAuth, Option<Secret>), ConfigError> {
+    let clients = &cli.clients;
+    let password = secret(
+        "--client-password-file",
+        clients.client_password.as_ref(),
+        clients.client_password_file.as_deref(),
+    )?;
+    let auth = match (clients.client_auth, &password) {
+        (None, Some(_)) => ClientAuth::Proxy,
+        (None, None) => ClientAuth::Passthrough,
+        (Some(ClientAuth::Proxy), None) => {
+            let remedy = "needs --client-password or --client-password-file: what clients must present";
+            return Err(ConfigError::new("--client-auth", "proxy", remedy));
+        }
+        (Some(ClientAuth::Passthrough), Some(_)) => {
+            let remedy = "clients prove themselves on the node: leave out the client password, or take proxy";
+            return Err(ConfigError::new("--client-auth", "passthrough", remedy));
+        }
+        (Some(ClientAuth::None), Some(_)) => {
+            let remedy = "nobody is asked for a password: leave out the client password, or take proxy";
+            return Err(ConfigError::new("--client-auth", "none", remedy));
+        }
+        (Some(auth), _) => auth,
+    };
+    let open = doors.iter().find(|door| !door.address.ip().is_loopback());
+    if let (ClientAuth::None, true, Some(door)) = (auth, clients.protected_mode, open) {
+        let remedy = format!(
+            "whoever reaches {} {} would be slipring's own user unasked; listen on 127.0.0.1, take --client-auth proxy, \
+             or allow it with --protected-mode no",
+            door.flag, door.address
+        );
+        return Err(ConfigError::new("--client-auth", "none", remedy));
+    }
+    Ok((auth, password))
+}
+
+/// `flags`: that of the user name, and that of the file.
+fn credentials(
+    flags: [&'static str; 2],
+    username: Option<&str>,
+    given: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Credentials>, ConfigError> {
+    match (username, secret(flags[1], given, file)?) {
+        (username, Some(password)) => Ok(Some(Credentials {
+            username: username.map(|name| Arc::from(name.as_bytes())),
+            password,
+        })),
+        (Some(username), None) => {
+            let remedy = format!("a user needs a password; add {}", flags[1]);
+            Err(ConfigError::new(flags[0], username, remedy))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// A secret as given, or out of its file, less the newline that editors put at the end.
+fn secret(
+    flag: &'static str,
+    given: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, ConfigError> {
+    let Some(path) = file else {
+        return Ok(given.cloned());
+    };
+    let wrong = |remedy: String| ConfigError::new(flag, path.display(), remedy);
+    let bytes = std::fs::read(path)
+        .map_err(|error| wrong(format!("{error}; it takes a file that slipring's user may read")))?;
+    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.is_empty() {
+        return Err(wrong("the file is empty; write the password into it".to_owned()));
+    }
+    Ok(Some(Secret::new(line)))
+}
+
+// === impl ConfigError ===
+
+impl ConfigError {
+    fn new(flag: &'static str, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
+        Self {
+            flag,
+            value: value.to_string(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "error: {} {}: {}\n\nFor more information, try '--help'.",
+            self.flag, self.value, self.remedy
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    /// What slipring makes of `line`, or what it prints; `--sentinels` is there already.
+    fn read(line: &str) -> Result<Config, String> {
+        let words = ["slipring", "--sentinels", "s1:26379,s2:26379"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        let cli = Cli::read(words.map(OsString::from)).map_err(|error| error.to_string())?;
+        Config::new(cli).map_err(|error| error.to_string())
+    }
+
+    fn wrong(line: &str) -> String {
+        read(line).err().unwrap_or_else(|| panic!("{line} was taken"))
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_defaults_of_the_contract() {
+        let config = read("").unwrap();
+        let settings = &config.settings;
+        assert_eq!(
+            config.doors,
+            [Door {
+                flag: "--listen",
+                address: "127.0.0.1:6379".parse().unwrap(),
+                upstream: 0,
+                reads: ReadPolicy::Primary
+            }]
+        );
+        assert_eq!(config.admin, Some("127.0.0.1:9379".parse().unwrap()));
+        assert_eq!(config.masters[0].master, "mymaster");
+        assert_eq!(config.masters[0].sentinels.len(), 2);
+        assert_eq!(
+            (settings.max_clients, settings.pool_size, settings.mux_connections),
+            (10_000, 10_000, 1)
+        );
+        assert_eq!(settings.connect_timeout.as_millis(), 1000);
+        assert_eq!(settings.node_timeout.as_millis(), 1000);
+        assert_eq!(settings.failover_hold_timeout, None);
+        assert_eq!(settings.failover_hold_bytes, 256 << 20);
+        assert_eq!(settings.lease_wait_timeout.as_millis(), 5000);
+        assert_eq!(settings.drain_timeout.as_millis(), 20_000);
+        assert!(settings.idle_timeout.is_zero());
+        assert_eq!(settings.client_auth, ClientAuth::Passthrough);
+        assert!(settings.workers >= 1);
+    }
+
+    #[test]
+    fn a_wrong_value_names_flag_value_and_remedy() {
+        for (line, flag, remedy) in [
+            ("--listen 6379", "'6379' for '--listen", "takes IP:PORT"),
+            (
+                "--listen redis:6379",
+                "'redis:6379' for '--listen",
+                "takes IP:PORT",
+            ),
+            ("--replica-listen x", "'x' for '--replica-listen", "takes IP:PORT"),
+            ("--sentinels s3", "'s3' for '--sentinels", "takes HOST:PORT"),
+            ("--address-map a", "'a' for '--address-map", "host:port=host:port"),
+            ("--max-clients 0", "'0' for '--max-clients", "at least 1"),
+            ("--max-clients many", "'many' for '--max-clients", "whole number"),
+            ("--pool-size -1", "'-1'", "--help"),
+            (
+                "--idle-timeout 5",
+                "'5' for '--idle-timeout",
+                "takes a duration with ms, s or m",
+            ),
+            (
+                "--connect-timeout 0s",
+                "'0s' for '--connect-timeout",
+                "above zero",
+            ),
+            (
+                "--failover-hold-timeout never",
+                "'never' for '--failover-hold-timeout",
+                "takes auto, or a duration",
+            ),
+            (
+                "--failover-hold-bytes 1tb",
+                "'1tb' for '--failover-hold-bytes",
+                "256mb",
+            ),
+            ("--max-replica-lag far", "far", "duration"),
+            (
+                "--read-policy nearest",
+                "'nearest' for '--read-policy",
+                "prefer-replica",
+            ),
+            ("--client-auth tls", "'tls' for '--client-auth", "passthrough"),
+            (
+                "--protected-mode maybe",
+                "'maybe' for '--protected-mode",
+                "yes, no",
+            ),
+            ("--metrics-listen 9379", "'9379' for '--metrics-listen", "or off"),
+            ("--workers 0", "'0' for '--workers", "takes cores, or"),
+            ("--log-level loud", "'loud' for '--log-level", "debug"),
+            ("--log-format xml", "'xml' for '--log-format", "json"),
+            (
+                "--listen 127.0.0.1:1=nobody",
+                "--listen 127.0.0.1:1=nobody:",
+                "one of: mymaster",
+            ),
+            ("--master a --master b", "--listen 127.0.0.1:6379:", "of a, b"),
+            (
+                "--master a,b --listen 127.0.0.1:1=a",
+                "--master b:",
+                "add --listen IP:PORT=b",
+            ),
+            ("--master a --master a", "--master a:", "named twice"),
+            (
+                "--listen 127.0.0.1:1,127.0.0.1:1",
+                "--listen 127.0.0.1:1:",
+                "its own port",
+            ),
+            (
+                "--client-auth proxy",
+                "--client-auth proxy:",
+                "--client-password-file",
+            ),
+            (
+                "--client-auth none --client-password x",
+                "--client-auth none:",
+                "take proxy",
+            ),
+            (
+                "--client-auth passthrough --client-password x",
+                "--client-auth passthrough:",
+                "take proxy",
+            ),
+            (
+                "--client-auth none --listen *:6379",
+                "--client-auth none:",
+                "--protected-mode no",
+            ),
+            ("--username app", "--username app:", "add --password-file"),
+            (
+                "--sentinel-username app",
+                "--sentinel-username app:",
+                "add --sentinel-password-file",
+            ),
+            (
+                "--password-file /no/such",
+                "--password-file /no/such:",
+                "may read",
+            ),
+            ("--password-file /dev/null", "--password-file /dev/null:", "empty"),
+        ] {
+            let message = wrong(line);
+            assert!(
+                message.contains(flag) && message.contains(remedy),
+                "{line}: {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_masters_each_have_their_doors() {
+        let config = read(
+            "--master a --master b --listen 127.0.0.1:1=b --listen 127.0.0.1:2=a --replica-listen 127.0.0.1:3=a \
+             --read-policy prefer-primary",
+        )
+        .unwrap();
+        let doors: Vec<_> = config
+            .doors
+            .iter()
+            .map(|door| (door.address.port(), door.upstream, door.reads))
+            .collect();
+        assert_eq!(
+            doors,
+            [
+                (1, 1, ReadPolicy::PreferPrimary),
+                (2, 0, ReadPolicy::PreferPrimary),
+                (3, 0, ReadPolicy::PreferReplica)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_password_implies_proxy() {
+        let config = read("--client-password pw --listen *:6379").unwrap();
+        assert_eq!(config.settings.client_auth, ClientAuth::Proxy);
+        assert!(
+            config
+                .settings
+                .client_password
+                .is_some_and(|secret| secret.reveal() == b"pw")
+        );
+        assert!(read("--client-auth none").is_ok());
+        assert!(read("--client-auth none --listen *:6379 --protected-mode no").is_ok());
+    }
+
+    #[test]
+    fn a_password_file_loses_its_newline_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        for (content, password) in [
+            ("pw", "pw"),
+            ("pw\n", "pw"),
+            ("pw\r\n", "pw"),
+            (" p w \n\n", " p w \n"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let config = read(&format!("--username app --password-file {}", path.display())).unwrap();
+            let credentials = config.settings.node_credentials.unwrap();
+            assert_eq!(credentials.password.reveal(), password.as_bytes());
+            assert_eq!(credentials.username.as_deref(), Some(&b"app"[..]));
+        }
+    }
+
+    #[test]
+    fn no_error_quotes_a_secret() {
+        for line in [
+            "--password hunter2 --password-file /dev/null",
+            "--password hunter2 --listen x",
+            "--password -hunter2 --workers 0",
+            "--client-password hunter2 --client-auth none",
+            "--sentinel-password --hunter2 --username x",
+        ] {
+            let message = wrong(line);
+            assert!(!message.contains("hunter2"), "{line}: {message}");
+        }
+    }
+}
