@@ -74,7 +74,7 @@ pub struct FailoverCounts {
     pub planned: u64,
     /// The primary was down.
     pub crash: u64,
-    /// The address changed and no attempt was seen: by hand, or while nobody watched.
+    /// The primary was made a replica by hand, or the address changed and no attempt was seen.
     pub manual: u64,
 }
 
@@ -85,7 +85,7 @@ pub enum FailoverKind {
     Planned,
     /// The primary was down.
     Crash,
-    /// The address changed and no attempt was seen.
+    /// The primary was made a replica by hand, or the address changed and no attempt was seen.
     Manual,
 }
 

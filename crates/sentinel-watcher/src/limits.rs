@@ -17,6 +17,8 @@ pub(crate) const POLL_CALM: Duration = Duration::from_secs(1);
 pub(crate) const POLL_MOVING: Duration = Duration::from_millis(100);
 /// How often a node is asked for its ROLE while all is calm.
 pub(crate) const PROBE_CALM: Duration = Duration::from_secs(1);
+/// How often a node is asked that is no usable replica now, and may be one any moment.
+pub(crate) const PROBE_REPLICA: Duration = Duration::from_millis(250);
 /// How often a primary is asked that is held, loading, or not yet known.
 pub(crate) const PROBE_HELD: Duration = Duration::from_millis(50);
 /// How often a candidate is asked: the delay of the release after the promotion.

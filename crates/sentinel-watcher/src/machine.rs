@@ -18,6 +18,10 @@ mod problem;
 mod replay;
 mod report;
 mod sentinel;
+#[cfg(test)]
+mod stories;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

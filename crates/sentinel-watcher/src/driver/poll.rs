@@ -146,7 +146,7 @@ fn read(replies: &[Value]) -> Result<Report, PollFailure> {
     Ok(Report {
         address,
         epoch,
-        down: has_flag(master, "o_down"),
+        down: has_flag(master, "o_down") && !reconfigures(master),
         attempt: attempt(master, replicas),
         quorum: number("quorum")
             .and_then(|quorum| u32::try_from(quorum).ok())
@@ -168,6 +168,13 @@ fn read(replies: &[Value]) -> Result<Report, PollFailure> {
     })
 }
 
+/// The leader of a failover has seen the promotion: GET-MASTER-ADDR-BY-NAME and the epoch are the new ones,
+/// the flags still speak of the old primary.
+fn reconfigures(master: &Value) -> bool {
+    let state = master.get("failover-state").and_then(Value::as_str);
+    matches!(state, Some("reconf_slaves" | "update_config"))
+}
+
 fn attempt(master: &Value, replicas: &Value) -> Option<ReportedAttempt> {
     match master.get("failover-state").and_then(Value::as_str)? {
         "wait_start" => Some(ReportedAttempt::Trying),
@@ -177,7 +184,6 @@ fn attempt(master: &Value, replicas: &Value) -> Option<ReportedAttempt> {
             let promoted = replicas.as_array()?.iter().find(promoted).and_then(instance);
             Some(promoted.map_or(ReportedAttempt::Elected, ReportedAttempt::Selected))
         }
-        // From reconf_slaves on, the address and the epoch are the new ones.
         _ => None,
     }
 }

@@ -380,15 +380,10 @@ impl Machine {
 
     /// Since when the sentinels that answer say `o_down` of the published primary.
     fn objectively_down_since(&self) -> Option<Instant> {
-        let of_primary = |sentinel: &&Sentinel| {
-            sentinel
-                .claim()
-                .is_some_and(|claim| Some(&claim.address) == self.primary())
-        };
+        let primary = self.primary()?;
         self.sentinels
             .values()
-            .filter(of_primary)
-            .filter_map(|sentinel| sentinel.down_since)
+            .filter_map(|sentinel| sentinel.calls_down(primary))
             .min()
     }
 
@@ -525,14 +520,16 @@ impl Machine {
     fn probe_every(&self, address: &HostPort, belief: Option<&Belief>) -> Duration {
         let reigning = self.primary() == Some(address);
         let holding = self.episode.as_ref().filter(|episode| episode.holds());
+        let serves = |replica: &Replica| replica.usable && replica.address == *address;
         match holding {
             None if reigning && self.shard.provisional => limits::PROBE_CANDIDATE,
-            None if self.shard.primary.is_some() => limits::PROBE_CALM,
+            None if reigning || self.shard.replicas.iter().any(serves) => limits::PROBE_CALM,
+            None if self.shard.primary.is_some() => limits::PROBE_REPLICA,
             None if belief.is_some_and(|belief| belief.claim.address == *address) => limits::PROBE_HELD,
             None => limits::PROBE_CALM,
             Some(_) if reigning => limits::PROBE_HELD,
             Some(episode) if episode.candidates.contains_key(address) => limits::PROBE_CANDIDATE,
-            Some(_) => limits::PROBE_CALM,
+            Some(_) => limits::PROBE_REPLICA,
         }
     }
 
@@ -594,10 +591,10 @@ impl Episode {
     }
 
     const fn kind(&self) -> FailoverKind {
-        match (self.down, self.attempted) {
-            (true, _) => FailoverKind::Crash,
-            (false, true) => FailoverKind::Planned,
-            (false, false) => FailoverKind::Manual,
+        match (self.demoted, self.down, self.attempted) {
+            (true, _, _) | (_, false, false) => FailoverKind::Manual,
+            (_, true, _) => FailoverKind::Crash,
+            (_, false, true) => FailoverKind::Planned,
         }
     }
 }

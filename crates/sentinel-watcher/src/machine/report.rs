@@ -14,7 +14,7 @@ pub(crate) struct Report {
     pub(crate) address: HostPort,
     /// `config-epoch`.
     pub(crate) epoch: u64,
-    /// It says `o_down`.
+    /// It says `o_down` of this address: not once it names the new one and means the old.
     pub(crate) down: bool,
     /// The failover that it leads or wants to lead.
     pub(crate) attempt: Option<ReportedAttempt>,

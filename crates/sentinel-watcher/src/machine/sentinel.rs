@@ -23,9 +23,10 @@ pub(crate) struct Sentinel {
     pub(crate) report: Option<Report>,
     /// The failover it leads or wants to lead.
     pub(crate) attempt: Option<Attempt>,
-    /// Since when it says `o_down`.
-    pub(crate) down_since: Option<Instant>,
-    /// When an event last changed `attempt` or `down_since`: an answer to a question asked before is older.
+    /// Whom it calls `o_down`, and since when. A leader goes on saying it of the old primary while it names
+    /// the new one already.
+    down: Option<(HostPort, Instant)>,
+    /// When an event last changed `attempt` or `down`: an answer to a question asked before is older.
     heard: Option<Instant>,
     /// The epoch of its next attempt.
     next_epoch: Option<u64>,
@@ -81,7 +82,7 @@ impl Sentinel {
             tilted: false,
             report: None,
             attempt: None,
-            down_since: None,
+            down: None,
             heard: None,
             next_epoch: None,
             lost_since: None,
@@ -95,8 +96,14 @@ impl Sentinel {
             Event::TiltEntered => self.tilted = true,
             Event::TiltLeft => self.tilted = false,
             Event::Other => {}
-            Event::ObjectivelyDown => self.note_down(true, now),
-            Event::NoLongerDown => self.note_down(false, now),
+            Event::ObjectivelyDown => {
+                self.heard = Some(now);
+                self.note_down(self.report.as_ref().map(|report| report.address.clone()), now);
+            }
+            Event::NoLongerDown => {
+                self.heard = Some(now);
+                self.note_down(None, now);
+            }
             Event::TryFailover => {
                 let epoch = self.next_epoch.take();
                 self.note_attempt(
@@ -108,13 +115,17 @@ impl Sentinel {
                 );
             }
             Event::Elected => self.advance(Stage::Elected, now),
-            Event::Selected(replica) | Event::Promoted(replica) | Event::Switched(replica) => {
+            Event::Selected(replica) => {
                 let stage = Stage::Promoting(replica.clone());
-                if self.attempt.as_ref().is_none_or(|attempt| attempt.stage != stage) {
-                    self.advance(stage, now);
+                let news = self.attempt.as_ref().is_none_or(|attempt| attempt.stage != stage);
+                self.advance(stage, now);
+                if news {
                     return Change::Candidate(replica);
                 }
-                self.heard = Some(now);
+            }
+            // Until the next poll brings the epoch that belongs to it.
+            Event::Promoted(replica) | Event::Switched(replica) => {
+                self.advance(Stage::Promoting(replica), now);
             }
             Event::Ended => self.note_attempt(None, now),
             Event::Aborted(abort) => {
@@ -130,9 +141,7 @@ impl Sentinel {
         self.answer = Answer::Reported;
         self.lost_since = None;
         if self.heard.is_none_or(|heard| asked > heard) {
-            if report.down != self.down_since.is_some() {
-                self.down_since = report.down.then_some(now);
-            }
+            self.note_down(report.down.then(|| report.address.clone()), now);
             let epoch = self.attempt.as_ref().and_then(|attempt| attempt.epoch);
             self.attempt = report.attempt.as_ref().map(|reported| Attempt {
                 stage: reported.into(),
@@ -146,6 +155,12 @@ impl Sentinel {
     pub(crate) fn failed(&mut self, failure: PollFailure, now: Instant) {
         self.answer = Answer::Failed(failure);
         self.lost_since.get_or_insert(now);
+    }
+
+    /// Since when it calls `primary` down, if it answers now.
+    pub(crate) fn calls_down(&self, primary: &HostPort) -> Option<Instant> {
+        let (address, since) = self.down.as_ref().filter(|_| self.answers())?;
+        (address == primary).then_some(*since)
     }
 
     /// When the attempt of a sentinel that is away stops counting as open.
@@ -215,12 +230,9 @@ impl Sentinel {
         self.heard = Some(now);
     }
 
-    fn note_down(&mut self, down: bool, now: Instant) {
-        self.heard = Some(now);
-        if down {
-            self.down_since.get_or_insert(now);
-        } else {
-            self.down_since = None;
+    fn note_down(&mut self, down: Option<HostPort>, now: Instant) {
+        if self.down.as_ref().map(|(address, _)| address) != down.as_ref() {
+            self.down = down.map(|address| (address, now));
         }
     }
 }
