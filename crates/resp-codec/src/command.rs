@@ -250,3 +250,72 @@ fn long_line(line: &[u8]) -> Option<(i64, usize)> {
     let end = memchr::memchr(b'\r', line)?;
     Some((number::parse(line.get(..end)?)?, end.saturating_add(2)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{RequestLimits, RequestScan};
+
+    fn command(bytes: &[u8]) -> Command<&[u8]> {
+        let found = RequestScan::default().advance(bytes, &RequestLimits::AUTHENTICATED);
+        Command::new(bytes, found.expect("well-formed").expect("complete"))
+    }
+
+    #[test]
+    fn subcommands_are_resolved_and_all_else_is_not() {
+        for (line, want) in [
+            (&b"GET k\r\n"[..], "get"),
+            (b"Client SetName x\r\n", "client|setname"),
+            (b"client nosuch\r\n", "client"),
+            (b"client\r\n", "client"),
+            (b"get setname\r\n", "get"),
+            (b"client|setname x\r\n", "other"),
+            (b"json.set k . 1\r\n", "other"),
+            (b"*2\r\n$6\r\nCONFIG\r\n$3\r\nget\r\n", "config|get"),
+            (b"\r\n", "other"),
+        ] {
+            assert_eq!(
+                command(line).spec().name,
+                want,
+                "{:?}",
+                String::from_utf8_lossy(line)
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_block() {
+        for (line, want) in [
+            (&b"BLPOP a 0\r\n"[..], true),
+            (b"XREAD STREAMS a 0\r\n", false),
+            (b"XREAD BLOCK 0 STREAMS a 0\r\n", true),
+            (b"XREAD COUNT 5 block 0 STREAMS a 0\r\n", true),
+            (b"XREAD COUNT block STREAMS a 0\r\n", false),
+            (b"XREAD STREAMS block 0\r\n", false),
+            (b"XREADGROUP GROUP block streams STREAMS a >\r\n", false),
+            (b"XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS a >\r\n", true),
+            (b"GET block\r\n", false),
+            (b"WAIT 1 0\r\n", false),
+        ] {
+            assert_eq!(
+                command(line).may_block(),
+                want,
+                "{:?}",
+                String::from_utf8_lossy(line)
+            );
+        }
+    }
+
+    #[test]
+    fn another_holder_keeps_the_arguments() {
+        let frame = b"SET 'a b' \"\\x00\"\r\n";
+        let borrowed = command(frame);
+        let owned = borrowed.with_frame(bytes::Bytes::copy_from_slice(frame));
+        assert_eq!(
+            owned.args().collect::<Vec<_>>(),
+            [b"SET".as_slice(), b"a b", b"\0"]
+        );
+        assert_eq!(owned.frame().as_ref(), frame);
+        assert_eq!(owned.into_frame().as_ref(), frame);
+    }
+}

@@ -109,15 +109,9 @@ impl Args<'_> {
     }
 
     /// The position behind the keyword.
-    fn behind(&self, word: &str, from: i16) -> Option<usize> {
-        let distance = usize::from(from.unsigned_abs());
-        let found = if from >= 0 {
-            (distance..self.ranges.len()).find(|at| self.is(*at, word))
-        } else {
-            let last = self.ranges.len().checked_sub(distance)?;
-            (1..=last).rev().find(|at| self.is(*at, word))
-        };
-        found.map(|at| at.saturating_add(1))
+    fn behind(&self, word: &str, from: u16) -> Option<usize> {
+        let at = (usize::from(from)..self.ranges.len()).find(|at| self.is(*at, word))?;
+        Some(at.saturating_add(1))
     }
 
     /// The list, and the target of the last STORE.

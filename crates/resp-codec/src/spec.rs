@@ -58,9 +58,8 @@ pub struct KeySpec {
 pub enum Begin {
     /// At this argument.
     Index(u16),
-    /// Behind the first argument that is this word, searched from this position on; a negative position counts
-    /// from the end, and searches towards the start.
-    Keyword(&'static str, i16),
+    /// Behind the first argument that is this word, searched from this position on.
+    Keyword(&'static str, u16),
 }
 
 /// Which arguments are keys, seen from the start.
@@ -163,7 +162,7 @@ const fn at(index: u16) -> Begin {
     Begin::Index(index)
 }
 
-const fn behind(word: &'static str, from: i16) -> Begin {
+const fn behind(word: &'static str, from: u16) -> Begin {
     Begin::Keyword(word, from)
 }
 

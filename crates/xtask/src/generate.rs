@@ -19,7 +19,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// A server that does not start or says what is not understood, and with `check` a table that differs.
-pub fn run(servers: &[PathBuf], table: &Path, check: bool) -> Result<()> {
+pub(crate) fn run(servers: &[PathBuf], table: &Path, check: bool) -> Result<()> {
     ensure!(
         !servers.is_empty(),
         "the command table is generated from servers, and none was given"
@@ -231,12 +231,16 @@ fn collect(command: Reply, rows: &mut Vec<Row>) -> Result<()> {
     Ok(())
 }
 
-/// `None` for a specification that only says that there may be more (SORT's BY, GET and STORE), or that finds
-/// no keys but the channels of sharded publishing.
+/// `None` for a specification that only says that there may be more (SORT's BY, GET and STORE, MIGRATE's KEYS),
+/// or that finds no keys but the channels of sharded publishing.
 fn key_spec(spec: Reply) -> Result<Option<String>> {
     let spec = spec.map()?;
     let field = |name: &str| spec.get(name).cloned().with_context(|| format!("no {name}"));
-    if field("flags")?.list()?.contains(&Reply::Text("not_key".into())) {
+    let flags = field("flags")?.list()?;
+    if ["not_key", "incomplete"]
+        .iter()
+        .any(|flag| flags.contains(&Reply::Text((*flag).into())))
+    {
         return Ok(None);
     }
     let (begin_type, begin) = typed(field("begin_search")?)?;

@@ -232,7 +232,7 @@ pub(super) static ROWS: [Row; 379] = [
     row("memory|stats", 2, 0, &[]),
     row("memory|usage", -3, READONLY, &[keys(at(2), range(0, 1, 0))]),
     row("mget", -2, FAST | READONLY, &[keys(at(1), range(-1, 1, 0))]),
-    row("migrate", -6, MOVABLEKEYS | WRITE, &[keys(at(3), range(0, 1, 0)), keys(behind("KEYS", -2), range(-1, 1, 0))]),
+    row("migrate", -6, MOVABLEKEYS | WRITE, &[keys(at(3), range(0, 1, 0))]),
     row("module", -2, 0, &[]),
     row("module|help", 2, LOADING | STALE, &[]),
     row("module|list", 2, ADMIN | NOSCRIPT, &[]),
