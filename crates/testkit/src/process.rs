@@ -55,6 +55,21 @@ pub fn scratch(name: &str) -> Result<TempDir> {
     Ok(folder)
 }
 
+/// Kills everything that this process started and removes its scratch folder, now. Nothing can be started afterwards: it
+/// is for the last line before an exit that drops nothing, such as Ctrl-C's.
+pub fn end_all() {
+    let guardian = guardian();
+    drop(
+        guardian
+            .orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(),
+    );
+    // Fails only if someone else waited for it: then it has ended.
+    let _ = guardian.sh.lock().unwrap_or_else(PoisonError::into_inner).wait();
+}
+
 // === impl Process ===
 
 impl Process {
@@ -231,7 +246,8 @@ done
 
 struct Guardian {
     root: PathBuf,
-    orders: Mutex<ChildStdin>,
+    sh: Mutex<Child>,
+    orders: Mutex<Option<ChildStdin>>,
 }
 
 fn guardian() -> &'static Guardian {
@@ -265,14 +281,17 @@ impl Guardian {
         let orders = child.stdin.take().expect("stdin was asked to be a pipe");
         Ok(Self {
             root,
-            orders: Mutex::new(orders),
+            sh: Mutex::new(child),
+            orders: Mutex::new(Some(orders)),
         })
     }
 
     fn tell(&self, word: &str, pid: u32) {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         // Fails only if someone killed the guardian: then Drop alone cleans up.
-        let _ = writeln!(orders, "{word} {pid}");
+        if let Some(orders) = orders.as_mut() {
+            let _ = writeln!(orders, "{word} {pid}");
+        }
     }
 }
 

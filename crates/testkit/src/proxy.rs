@@ -218,27 +218,7 @@ impl Proxy {
     /// # Errors
     /// When there is no whole answer within a second.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin_address())?;
-        stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: slipring\r\nconnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .ok_or_else(|| anyhow!("no HTTP: {answer:?}"))?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        // Bodies are small and of known length here, so there is no chunked encoding to undo.
-        ensure!(
-            !head.to_ascii_lowercase().contains("transfer-encoding"),
-            "chunked: {head}"
-        );
-        Ok((
-            status.ok_or_else(|| anyhow!("no HTTP: {head:?}"))?,
-            body.to_owned(),
-        ))
+        get(self.admin_address(), path)
     }
 
     /// The page of metrics.
@@ -286,4 +266,32 @@ impl Proxy {
             .port
             .address()
     }
+}
+
+/// Asks an admin endpoint: status and body.
+///
+/// # Errors
+/// When there is no whole answer within a second.
+pub fn get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: slipring\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| anyhow!("no HTTP: {answer:?}"))?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    // Bodies are small and of known length here, so there is no chunked encoding to undo.
+    ensure!(
+        !head.to_ascii_lowercase().contains("transfer-encoding"),
+        "chunked: {head}"
+    );
+    Ok((
+        status.ok_or_else(|| anyhow!("no HTTP: {head:?}"))?,
+        body.to_owned(),
+    ))
 }

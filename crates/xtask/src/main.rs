@@ -1,2 +1,113 @@
-//! xtask
-fn main() {}
+//! The project's chores: `cargo xtask <command>`. On a fresh machine each does its own set-up first.
+
+mod audit;
+mod demo;
+mod generate;
+mod setup;
+mod test;
+mod tool;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use testkit::Flavor;
+
+use tool::Tool;
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Find redis-server and valkey-server, or bring them
+    Setup(SetupArgs),
+    /// Show what a planned failover and a kill -9 of the primary cost plain clients behind slipring
+    Demo(demo::Options),
+    /// Run everything that must pass: format, lints, all tests, documentation
+    Test,
+    /// Check the dependencies, and fuzz for a while
+    Audit(audit::Options),
+    /// Measure slipring and its peers; what follows `--` goes to the driver
+    Load(LoadArgs),
+    /// Write the command table anew from the servers' own
+    Generate(GenerateArgs),
+}
+
+#[derive(Debug, Args)]
+struct SetupArgs {
+    /// As root, install what is missing from the system's packages too; no service is started
+    #[arg(long)]
+    system: bool,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct GenerateArgs {
+    /// Compare only
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Xtask::parse().chore) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the chore; false where it was done and found something wrong, which it has told.
+fn run(chore: Chore) -> Result<bool> {
+    match chore {
+        Chore::Setup(args) => setup::run(args.system).map(|found| found.any()),
+        Chore::Demo(options) => demo::run(&options),
+        Chore::Test => test::run(),
+        Chore::Audit(options) => audit::run(&options),
+        Chore::Load(args) => {
+            let load = Tool::cargo(&[
+                "run",
+                "--release",
+                "--package",
+                "slipring-benches",
+                "--bin",
+                "load",
+                "--",
+            ]);
+            load.args(&args.args).passes()
+        }
+        Chore::Generate(args) => generate(args.check).map(|()| true),
+    }
+}
+
+fn generate(check: bool) -> Result<()> {
+    let servers = Flavor::ALL
+        .map(Flavor::server)
+        .into_iter()
+        .collect::<Result<Vec<_>>>();
+    let servers = servers.context("the command table is made from both servers")?;
+    let programs: Vec<PathBuf> = servers.into_iter().map(|server| server.path).collect();
+    generate::run(&programs, &command_table(), check)
+}
+
+fn command_table() -> PathBuf {
+    workspace().join("crates/resp-codec/src/spec/table.rs")
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -58,6 +58,8 @@ pub struct Phase {
     pub doubled: usize,
     /// Refused writes that were executed.
     pub contradicted: usize,
+    /// BLPOPs of what had been given out before, or was again later.
+    pub redelivered: usize,
     /// The longest time in which no client's write was acknowledged that was not lost later. The queue is left out: what
     /// was taken from it again tells nothing of where it had been.
     pub longest_pause: Duration,
@@ -152,6 +154,8 @@ impl History {
             phase.lost += usize::from(verdict.lost.contains(&index));
             phase.doubled += usize::from(verdict.doubled.contains(&index));
             phase.contradicted += usize::from(verdict.contradicted.contains(&index));
+            let is_pop = operation.kind == Kind::Dequeue && operation.outcome == Outcome::Acknowledged;
+            phase.redelivered += usize::from(is_pop && verdict.redelivered.contains(&operation.id));
             if !matches!(operation.kind, Kind::Dequeue | Kind::Receive) {
                 phase.longest_wait = phase.longest_wait.max(operation.done - operation.sent);
             }
