@@ -21,7 +21,7 @@ pub(super) struct Outcome {
 }
 
 /// How often a running benchmark is looked at.
-const GLANCE: Duration = Duration::from_millis(100);
+const GLANCE: Duration = Duration::from_millis(300);
 /// A run that takes longer has stalled.
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -66,6 +66,6 @@ pub fn run(options: &Options) -> Result<Verdict> {
     report
         .write(&path)
         .with_context(|| format!("writing {}", path.display()))?;
-    println!("written to {}", path.display());
+    println!("written to {}", path.canonicalize()?.display());
     Ok(verdict)
 }

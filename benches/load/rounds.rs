@@ -74,10 +74,8 @@ pub(super) fn run(
             .iter_mut()
             .filter(|contender| contender.failure.is_none())
         {
-            eprint!(
-                "\r\x1b[K{}: round {round} of {}, {}",
-                workload.name, options.rounds, contender.front.peer
-            );
+            let peer = contender.front.peer;
+ progress(&format!("{}: round {round} of {}, {peer}", workload.name, options.rounds));
             let measured = contender.measure(lab, requests, interrupt);
             contender.note(measured, workload, interrupt)?;
         }
@@ -155,11 +153,10 @@ impl Contender {
             lab.folder.path(),
             interrupt,
             |clients| {
-                // Once is enough, and the table is long.
-                if backend_connections == 0 {
-                    let owner = if front == redis { clients } else { front };
-                    backend_connections = usage::connections(owner, lab.redis.port()).unwrap_or(0);
-                }
+                // The most: redis-benchmark opens its connections in portions, and churn has gaps.
+                let owner = if front == redis { clients } else { front };
+                let now = usage::connections(owner, lab.redis.port()).unwrap_or(0);
+                backend_connections = backend_connections.max(now);
             },
         )?;
         // The closing of the clients' connections belongs to the run.
