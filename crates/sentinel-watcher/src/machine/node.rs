@@ -14,6 +14,8 @@ pub(crate) struct Node {
     pub(crate) pace: Option<Duration>,
     /// Its last word, and when it came.
     verdict: Option<(Verdict, Instant)>,
+    /// Its last replication offset as primary; kept while it is away, to see whether it comes back behind.
+    offset: Option<OffsetAt>,
     /// Whom it follows, and the reign in which it first said so.
     follows: Option<(HostPort, u64)>,
     /// The reign in which its link was last seen in sync.
@@ -36,6 +38,7 @@ impl Node {
         Self {
             pace: None,
             verdict: None,
+            offset: None,
             follows: None,
             linked_in: None,
             lag_bytes: None,
@@ -58,17 +61,19 @@ impl Node {
         self.verdict.as_ref().is_some_and(|(_, at)| *at >= since)
     }
 
-    pub(crate) fn offset(&self) -> Option<OffsetAt> {
-        match &self.verdict {
-            Some((Verdict::Primary { offset }, at)) => Some((*offset, *at)),
-            _ => None,
-        }
+    pub(crate) const fn offset(&self) -> Option<OffsetAt> {
+        self.offset
     }
 
     /// Takes one verdict. `of` in it is rewritten already; `reign` counts the primaries published so far.
     pub(crate) fn hear(&mut self, verdict: Verdict, primary: Option<OffsetAt>, reign: u64, now: Instant) {
-        if let Verdict::Replica(following) = &verdict {
-            self.follow(following, primary, reign, now);
+        match &verdict {
+            Verdict::Primary { offset } => self.offset = Some((*offset, now)),
+            Verdict::Replica(following) => {
+                self.offset = None;
+                self.follow(following, primary, reign, now);
+            }
+            Verdict::Loading | Verdict::Refused(_) | Verdict::Unreachable(_) | Verdict::Blind(_) => {}
         }
         self.verdict = Some((verdict, now));
     }

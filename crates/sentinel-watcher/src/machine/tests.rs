@@ -1,1 +1,677 @@
+//! Rules that no recorded story shows.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::health::SentinelState;
+use crate::topology::{Phase, Replica};
+use crate::verify::{Denial, Following};
+
+const A: u16 = 1;
+const B: u16 = 2;
+const C: u16 = 3;
+
+/// A machine of three sentinels (101 to 103) and the nodes A, B, C, and the time.
+struct World {
+    machine: Machine,
+    now: Instant,
+    actions: Vec<Action>,
+    roles: BTreeMap<u16, Verdict>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::of(AddressMap::default())
+    }
+
+    fn of(address_map: AddressMap) -> Self {
+        let rules = Rules {
+            master: Arc::from("x"),
+            address_map,
+            max_replica_lag: None,
+        };
+        let now = Instant::now();
+        let seeds: Vec<_> = (101..=103).map(at).collect();
+        let (machine, actions) = Machine::new(rules, &seeds, now);
+        Self {
+            machine,
+            now,
+            actions,
+            roles: BTreeMap::new(),
+        }
+    }
+
+    /// A is primary at epoch 5, B and C follow it, all agree.
+    fn calm() -> Self {
+        let mut world = Self::new();
+        world.roles = BTreeMap::from([(A, primary()), (B, replica(A)), (C, replica(A))]);
+        world.all_say(A, 5);
+        world.settle();
+        assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+        world.actions.clear();
+        world
+    }
+
+    fn feed(&mut self, input: Input) {
+        let actions = self.machine.step(input, self.now);
+        self.actions.extend(actions);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.feed(Input::Tick);
+    }
+
+    fn poll(&mut self, sentinel: u16, outcome: Result<Report, PollFailure>) {
+        self.now += Duration::from_millis(1);
+        let asked = self.now;
+        self.feed(Input::Polled {
+            sentinel: at(sentinel),
+            asked,
+            outcome,
+        });
+    }
+
+    fn say(&mut self, sentinel: u16, address: u16, epoch: u64) {
+        self.poll(sentinel, Ok(report(address, epoch)));
+    }
+
+    fn all_say(&mut self, address: u16, epoch: u64) {
+        (101..=103).for_each(|sentinel| self.say(sentinel, address, epoch));
+    }
+
+    fn hear(&mut self, sentinel: u16, event: Event) {
+        self.now += Duration::from_millis(1);
+        self.feed(Input::Heard {
+            sentinel: at(sentinel),
+            event,
+        });
+    }
+
+    fn probe(&mut self, node: u16) {
+        self.now += Duration::from_millis(1);
+        let verdict = self.roles.get(&node).cloned().expect("the node has a role");
+        self.feed(Input::Probed {
+            node: at(node),
+            verdict,
+        });
+    }
+
+    /// Every node says who it is, twice.
+    fn settle(&mut self) {
+        for node in [A, B, C, A, B, C] {
+            self.probe(node);
+        }
+    }
+
+    fn state(&self) -> (Phase, u16, u64, bool) {
+        let shard = &self.machine.shard;
+        let primary = shard.primary.as_ref().map_or(0, |primary| primary.address.port);
+        (shard.phase, primary, shard.config_epoch, shard.provisional)
+    }
+
+    fn term(&self) -> Epoch {
+        self.machine.shard.primary.as_ref().expect("a primary").term
+    }
+
+    fn notes(&mut self) -> Vec<Note> {
+        let notes = self.actions.drain(..).filter_map(|action| match action {
+            Action::Log(note) => Some(note),
+            _ => None,
+        });
+        notes.collect()
+    }
+
+    fn problem(&self) -> String {
+        self.machine.health().problem.unwrap_or_default()
+    }
+}
+
+fn at(port: u16) -> HostPort {
+    HostPort::new("h", port)
+}
+
+fn primary() -> Verdict {
+    Verdict::Primary { offset: 10 }
+}
+
+fn replica(of: u16) -> Verdict {
+    Verdict::Replica(Following {
+        of: at(of),
+        linked: true,
+        offset: 10,
+    })
+}
+
+fn report(address: u16, epoch: u64) -> Report {
+    let replicas = [A, B, C].into_iter().filter(|node| *node != address);
+    let replicas = replicas
+        .map(|node| ReportedReplica {
+            address: at(node),
+            down: false,
+            priority: 100,
+        })
+        .collect();
+    Report {
+        address: at(address),
+        epoch,
+        down: false,
+        attempt: None,
+        quorum: 2,
+        down_after: Duration::from_secs(1),
+        replicas,
+        others: Vec::new(),
+        id: None,
+    }
+}
+
+fn unreachable() -> Result<Report, PollFailure> {
+    Err(PollFailure::Unreachable("refused".to_owned()))
+}
+
+#[test]
+fn the_first_choice_waits_for_slower_sentinels() {
+    let mut world = World::new();
+    world.roles = BTreeMap::from([(A, primary()), (B, primary()), (C, replica(B))]);
+    world.say(101, A, 4);
+    world.settle();
+    assert_eq!(world.state().0, Phase::Down, "the others may know better");
+    world.say(102, B, 5);
+    world.poll(103, unreachable());
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, B, 5, false));
+}
+
+#[test]
+fn the_first_choice_does_not_wait_for_ever() {
+    let mut world = World::new();
+    world.roles = BTreeMap::from([(A, primary()), (B, replica(A)), (C, replica(A))]);
+    world.say(101, A, 4);
+    world.settle();
+    world.pass(limits::FIRST_CHOICE_PATIENCE);
+    assert_eq!(world.state(), (Phase::Serving, A, 4, false));
+}
+
+#[test]
+fn nothing_is_published_without_the_nodes_own_word() {
+    let mut world = World::new();
+    world.roles = BTreeMap::from([(A, replica(B)), (B, replica(A)), (C, Verdict::Loading)]);
+    world.all_say(A, 5);
+    world.settle();
+    assert_eq!(world.state().0, Phase::Down);
+    assert_eq!(
+        world.problem(),
+        "h:1, named as primary, says that it is a replica"
+    );
+    world.roles.insert(A, Verdict::Refused(Denial::PasswordMissing));
+    world.settle();
+    assert_eq!(world.problem(), "h:1 wants a password: set --password-file");
+    world.roles.insert(A, Verdict::Loading);
+    world.settle();
+    assert_eq!(world.problem(), "h:1, named as primary, is loading its data set");
+    assert!(
+        !world
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Publish(_)))
+    );
+}
+
+#[test]
+fn a_wrong_master_name_is_told_once_a_change() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.poll(101, Err(PollFailure::UnknownMaster));
+    }
+    let problem = "sentinel h:101 knows no master named \"x\"";
+    assert_eq!(world.problem(), problem);
+    let note = Note::Sentinel {
+        address: at(101),
+        state: SentinelState::Refusing,
+        problem: Some(problem.to_owned()),
+    };
+    assert_eq!(world.notes(), [note]);
+    world.say(101, A, 0);
+    assert_ne!(world.problem(), problem);
+}
+
+#[test]
+fn blindness_changes_nothing() {
+    let mut world = World::calm();
+    (101..=103).for_each(|sentinel| world.poll(sentinel, unreachable()));
+    world.pass(Duration::from_secs(3600));
+    assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+    assert_eq!(
+        world.problem(),
+        "no sentinel is reachable: sentinel h:101: refused"
+    );
+    for blind in [
+        Verdict::Blind("too many open files".to_owned()),
+        Verdict::Refused(Denial::NotPermitted),
+    ] {
+        world.roles.insert(A, blind);
+        world.settle();
+        assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+        assert!(world.problem().starts_with("h:1 "), "{}", world.problem());
+    }
+    world
+        .roles
+        .insert(A, Verdict::Unreachable("it refuses connections"));
+    world.settle();
+    assert_eq!(
+        world.state().0,
+        Phase::Moving,
+        "its own silence is a sign, whoever watches"
+    );
+    world.roles.insert(A, primary());
+    let term = world.term();
+    world.settle();
+    assert_eq!((world.state().0, world.term()), (Phase::Serving, term));
+}
+
+#[test]
+fn a_stale_sentinel_does_not_lead_back() {
+    let mut world = World::calm();
+    world.roles.insert(B, primary());
+    (102..=103).for_each(|sentinel| world.poll(sentinel, unreachable()));
+    world.say(101, B, 4);
+    world.settle();
+    world.pass(limits::DISSENT_PATIENCE * 2);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+}
+
+#[test]
+fn a_majority_overrules_a_higher_epoch_in_time() {
+    let mut world = World::calm();
+    world.roles = BTreeMap::from([(A, primary()), (B, primary()), (C, replica(B))]);
+    // Two sentinels were recreated around B; the third and A live in the past.
+    world.say(101, B, 0);
+    world.say(102, B, 0);
+    world.settle();
+    world.pass(limits::DISSENT_PATIENCE / 2);
+    assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+    assert!(world.problem().starts_with("sentinels disagree"));
+    world.pass(limits::DISSENT_PATIENCE / 2);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, B, 0, false));
+    assert!(world.notes().contains(&Note::Overruled { by: 0, memory: 5 }));
+    // The past is not believed again, and the next failover of the recreated ones is followed at once.
+    world.say(103, A, 5);
+    world.pass(limits::DISSENT_PATIENCE * 2);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, B, 0, false));
+    world.roles = BTreeMap::from([(A, primary()), (B, replica(C)), (C, primary())]);
+    world.say(101, C, 1);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, C, 1, false));
+}
+
+#[test]
+fn a_regular_switch_is_no_overruling() {
+    let mut world = World::calm();
+    world.roles.insert(B, primary());
+    // The leader first; the majority says the old address for a while; the old primary takes writes still.
+    world.say(101, B, 6);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, B, 6, false));
+    world.pass(limits::DISSENT_PATIENCE / 4);
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, B, 6, false));
+    assert_eq!(world.problem(), "");
+}
+
+#[test]
+fn recreated_sentinels_of_the_same_primary_change_only_the_epoch() {
+    let mut world = World::calm();
+    let term = world.term();
+    world.all_say(A, 0);
+    world.pass(limits::DISSENT_PATIENCE);
+    world.settle();
+    world.pass(Duration::ZERO);
+    assert_eq!(
+        (world.state(), world.term()),
+        ((Phase::Serving, A, 0, false), term)
+    );
+}
+
+#[test]
+fn a_switch_there_and_back_that_nobody_saw_is_another_term() {
+    let mut world = World::calm();
+    let term = world.term();
+    world.say(101, A, 7);
+    assert_eq!(world.state(), (Phase::Serving, A, 7, false));
+    assert!(world.term() > term);
+}
+
+#[test]
+fn hints_lead_to_a_look_and_no_further() {
+    let mut world = World::calm();
+    let term = Some(world.term());
+    for (node, term, suspicion, expected) in [
+        (A, term, Suspicion::ConnectionLost, Some(Action::ProbeNow(at(A)))),
+        (A, term, Suspicion::Demoted, Some(Action::ProbeNow(at(A)))),
+        (A, term, Suspicion::DialFailed, Some(Action::ProbeAfresh(at(A)))),
+        (B, None, Suspicion::Silent, Some(Action::ProbeAfresh(at(B)))),
+        (A, Some(Epoch(0)), Suspicion::Demoted, None),
+        (99, None, Suspicion::Silent, None),
+    ] {
+        world.feed(Input::Hinted(Hint {
+            node: at(node),
+            term,
+            suspicion,
+        }));
+        assert_eq!(
+            world.actions.drain(..).collect::<Vec<_>>(),
+            expected.into_iter().collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn a_primary_that_lost_the_role_comes_back_in_another_term() {
+    let mut world = World::calm();
+    let term = world.term();
+    world.roles.insert(A, replica(B));
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Moving);
+    world.roles.insert(A, primary());
+    world.settle();
+    assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+    assert!(world.term() > term);
+}
+
+#[test]
+fn loading_holds_and_a_restart_is_told() {
+    let mut world = World::calm();
+    let term = world.term();
+    world.roles.insert(A, Verdict::Loading);
+    world.settle();
+    assert_eq!(world.state().0, Phase::Moving);
+    assert!(world.actions.contains(&Action::Probe {
+        node: at(A),
+        every: limits::PROBE_HELD
+    }));
+    world.roles.insert(A, Verdict::Primary { offset: 3 });
+    world.settle();
+    assert_eq!((world.state().0, world.term()), (Phase::Serving, term));
+    let restarted = Note::Restarted {
+        primary: at(A),
+        before: 10,
+        after: 3,
+    };
+    assert!(world.notes().contains(&restarted));
+}
+
+#[test]
+fn an_answer_to_an_older_question_does_not_hide_an_event() {
+    let mut world = World::calm();
+    let asked = world.now;
+    world.hear(101, Event::Elected);
+    assert_eq!(world.state().0, Phase::Moving);
+    let outcome = Ok(report(A, 5));
+    world.feed(Input::Polled {
+        sentinel: at(101),
+        asked,
+        outcome,
+    });
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Moving);
+    world.say(101, A, 5);
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn an_abort_ends_only_the_attempt_of_its_own_sentinel() {
+    let mut world = World::calm();
+    world.hear(101, Event::Elected);
+    world.hear(102, Event::Elected);
+    world.hear(101, Event::Aborted(event::Abort::NotElected));
+    world.settle();
+    assert_eq!(world.state().0, Phase::Moving);
+    world.hear(102, Event::Aborted(event::Abort::NoGoodReplica));
+    assert_eq!(
+        world.state().0,
+        Phase::Moving,
+        "not before the primary has said that it is one"
+    );
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn an_attempt_from_before_the_present_epoch_is_ignored() {
+    let mut world = World::calm();
+    for (epoch, phase) in [(5, Phase::Serving), (6, Phase::Moving)] {
+        world.hear(101, Event::NewEpoch(epoch));
+        world.hear(101, Event::TryFailover);
+        world.hear(101, Event::Elected);
+        assert_eq!(world.state().0, phase, "{epoch}");
+    }
+}
+
+#[test]
+fn votes_alone_hold_nothing() {
+    let mut world = World::calm();
+    world.hear(101, Event::TryFailover);
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn a_provisional_primary_that_is_turned_back_holds_again() {
+    let mut world = World::calm();
+    world.hear(101, Event::Elected);
+    world.hear(101, Event::Selected(at(B)));
+    assert!(world.actions.contains(&Action::Probe {
+        node: at(B),
+        every: limits::PROBE_CANDIDATE
+    }));
+    world.probe(B);
+    assert_eq!(world.state(), (Phase::Moving, A, 5, false));
+    world.roles.insert(B, primary());
+    world.probe(B);
+    assert_eq!(
+        world.state(),
+        (Phase::Serving, B, 5, true),
+        "released before any epoch says so"
+    );
+    world.roles.insert(B, replica(A));
+    world.probe(B);
+    assert_eq!(world.state(), (Phase::Moving, B, 5, true));
+    world.probe(A);
+    assert_eq!(
+        world.state(),
+        (Phase::Serving, A, 5, false),
+        "nobody promotes B any longer"
+    );
+    assert!(world.notes().contains(&Note::TurnedBack { primary: at(B) }));
+}
+
+#[test]
+fn a_second_failover_before_the_first_is_confirmed_holds_again() {
+    let mut world = World::calm();
+    world.hear(101, Event::Selected(at(B)));
+    world.roles.insert(B, primary());
+    world.probe(B);
+    assert_eq!(world.state(), (Phase::Serving, B, 5, true));
+    world.say(101, A, 5);
+    assert_eq!(
+        world.state(),
+        (Phase::Serving, B, 5, true),
+        "its leader forgot it; it is primary still"
+    );
+    world.hear(102, Event::Selected(at(C)));
+    assert_eq!(world.state(), (Phase::Moving, B, 5, true));
+    world.roles.insert(C, primary());
+    world.probe(C);
+    assert_eq!(world.state(), (Phase::Serving, C, 5, true));
+    world.say(102, C, 7);
+    assert_eq!(world.state(), (Phase::Serving, C, 7, false));
+    assert_eq!(world.machine.health().failovers.planned, 2);
+}
+
+#[test]
+fn announced_addresses_are_rewritten_everywhere() {
+    let map: AddressMap = "h=reached".parse().unwrap();
+    let mut world = World::of(map);
+    world.all_say(A, 5);
+    let reached = |port| HostPort::new("reached", port);
+    let probed = |world: &World, node| {
+        world
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Probe { node: found, .. } if *found == node))
+    };
+    for node in [A, B, C] {
+        assert!(probed(&world, reached(node)) && !probed(&world, at(node)));
+    }
+    world.now += Duration::from_millis(1);
+    world.feed(Input::Probed {
+        node: reached(A),
+        verdict: primary(),
+    });
+    world.feed(Input::Probed {
+        node: reached(B),
+        verdict: replica(A),
+    });
+    assert_eq!(world.machine.shard.primary.as_ref().unwrap().address, reached(A));
+    let usable = |replica: &Replica| replica.usable && replica.address == reached(B);
+    assert!(world.machine.shard.replicas.iter().any(usable));
+    world.hear(101, Event::Selected(at(B)));
+    world.feed(Input::Probed {
+        node: reached(B),
+        verdict: primary(),
+    });
+    world.now += Duration::from_millis(1);
+    world.feed(Input::Probed {
+        node: reached(B),
+        verdict: primary(),
+    });
+    assert_eq!(world.machine.shard.primary.as_ref().unwrap().address, reached(B));
+}
+
+#[test]
+fn sentinels_are_discovered_once_and_within_bounds() {
+    let mut world = World::new();
+    let other = |port: u16| ReportedSentinel {
+        address: at(port),
+        id: format!("id-{port}"),
+    };
+    let mut said = report(A, 0);
+    said.id = Some("id-101".to_owned());
+    // 201 is new, 301 is another name of 102, which has not told its id yet.
+    let second_name = ReportedSentinel {
+        address: at(301),
+        id: "id-102".to_owned(),
+    };
+    said.others = vec![other(201), second_name];
+    world.poll(101, Ok(said.clone()));
+    assert!(
+        world.actions.contains(&Action::Watch(at(201))) && world.actions.contains(&Action::Watch(at(301)))
+    );
+    for (port, id) in [(301, "id-102"), (102, "id-102")] {
+        let mut said = said.clone();
+        said.id = Some(id.to_owned());
+        world.poll(port, Ok(said));
+    }
+    assert!(world.actions.contains(&Action::Forget(at(301))));
+    world.actions.clear();
+    world.poll(101, Ok(said.clone()));
+    assert_eq!(world.actions, []);
+    said.others = (400..500).map(other).collect();
+    world.poll(101, Ok(said));
+    assert_eq!(world.machine.health().sentinels.len(), limits::SENTINELS);
+}
+
+#[test]
+fn replicas_come_and_go_with_their_own_word_and_the_sentinels() {
+    let mut world = World::calm();
+    let usable = |world: &World| -> Vec<u16> {
+        let usable = world
+            .machine
+            .shard
+            .replicas
+            .iter()
+            .filter(|replica| replica.usable);
+        usable.map(|replica| replica.address.port).collect()
+    };
+    assert_eq!(usable(&world), [B, C]);
+    for (role, left) in [
+        (Verdict::Loading, [C].as_slice()),
+        (replica(A), &[B, C]),
+        (Verdict::Unreachable("it refuses connections"), &[C]),
+        (replica(A), &[B, C]),
+        (primary(), &[C]),
+        (replica(C), &[C]),
+        (replica(A), &[B, C]),
+    ] {
+        world.roles.insert(B, role.clone());
+        world.probe(B);
+        assert_eq!(usable(&world), left, "{role:?}");
+    }
+    let mut down = report(A, 5);
+    down.replicas[0].down = true;
+    world.poll(101, Ok(down.clone()));
+    assert_eq!(usable(&world), [B, C], "one of three says so");
+    world.poll(102, Ok(down));
+    assert_eq!(usable(&world), [C]);
+}
+
+#[test]
+fn lag_alone_is_no_news() {
+    let mut world = World::calm();
+    world.roles.insert(A, Verdict::Primary { offset: 100 });
+    world.settle();
+    assert!(
+        !world
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Publish(_)))
+    );
+    assert_eq!(world.machine.health().replicas[0].lag_bytes, Some(90));
+}
+
+#[test]
+fn nodes_are_bounded() {
+    let mut world = World::new();
+    let mut said = report(A, 5);
+    let replica = |port| ReportedReplica {
+        address: at(port),
+        down: false,
+        priority: 100,
+    };
+    said.replicas = (1000..2000).map(replica).collect();
+    world.poll(101, Ok(said));
+    assert_eq!(world.machine.nodes.len(), limits::NODES);
+    assert!(world.machine.nodes.contains_key(&at(A)), "the primary first");
+}
+
+#[test]
+fn health_tells_how_sentinels_fare() {
+    let mut world = World::calm();
+    world.feed(Input::Subscribed(at(101)));
+    world.feed(Input::Subscribed(at(102)));
+    world.hear(102, Event::TiltEntered);
+    world.poll(103, unreachable());
+    let health = world.machine.health();
+    let states: Vec<_> = health.sentinels.iter().map(|sentinel| sentinel.state).collect();
+    assert_eq!(
+        states,
+        [
+            SentinelState::Watching,
+            SentinelState::Tilted,
+            SentinelState::Unreachable
+        ]
+    );
+    assert_eq!(
+        (health.quorum, health.down_after),
+        (Some(2), Some(Duration::from_secs(1)))
+    );
+    assert_eq!((health.config_epoch, health.sentinels_answering()), (5, 2));
+}
