@@ -75,7 +75,10 @@ pub(super) fn run(
             .filter(|contender| contender.failure.is_none())
         {
             let peer = contender.front.peer;
- progress(&format!("{}: round {round} of {}, {peer}", workload.name, options.rounds));
+            progress(&format!(
+                "{}: round {round} of {}, {peer}",
+                workload.name, options.rounds
+            ));
             let measured = contender.measure(lab, requests, interrupt);
             contender.note(measured, workload, interrupt)?;
         }
