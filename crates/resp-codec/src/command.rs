@@ -136,6 +136,14 @@ impl<B: AsRef<[u8]>> Command<B> {
             && (!matches!(self.spec.name, "xread" | "xreadgroup") || self.has_block_option())
     }
 
+    /// Whether this is a line of HTTP (`POST`, `Host:`). The servers take it for an attack through a browser and
+    /// close the connection without a reply: on a shared connection that would cost every session theirs.
+    #[inline]
+    pub fn is_http(&self) -> bool {
+        let is = |name: &[u8]| name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:");
+        self.spec.id == CommandSpec::UNKNOWN.id && self.arg(0).is_some_and(is)
+    }
+
     /// BLOCK among XREAD's options, that is before STREAMS, and not as the value of another option.
     fn has_block_option(&self) -> bool {
         let mut args = self.args().skip(1);
@@ -299,6 +307,25 @@ mod tests {
         ] {
             assert_eq!(
                 command(line).may_block(),
+                want,
+                "{:?}",
+                String::from_utf8_lossy(line)
+            );
+        }
+    }
+
+    #[test]
+    fn http_is_told_from_unknown_commands() {
+        for (line, want) in [
+            (&b"POST / HTTP/1.1\r\n"[..], true),
+            (b"host: example.com\r\n", true),
+            (b"*1\r\n$4\r\npost\r\n", true),
+            (b"GET / HTTP/1.1\r\n", false),
+            (b"POSTS\r\n", false),
+            (b"\r\n", false),
+        ] {
+            assert_eq!(
+                command(line).is_http(),
                 want,
                 "{:?}",
                 String::from_utf8_lossy(line)

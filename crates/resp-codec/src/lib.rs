@@ -2,7 +2,7 @@
 //!
 //! The way of a request: [`RequestScan`] finds where a frame ends, [`Command`] reads its arguments in place and
 //! knows its [`CommandSpec`]. The way of a reply: [`ReplyScan`] finds where it ends while its bytes pass by,
-//! [`reply::refusal`] reads its first word. What the proxy itself authors is written by [`write`]; replies that
+//! [`reply::refusal`] reads its first word. What the proxy itself authors is written by [`mod@write`]; replies that
 //! it asked for itself are decoded by [`value`].
 //!
 //! Nothing here panics on any input, recurses on input, or holds memory in proportion to a number that a peer

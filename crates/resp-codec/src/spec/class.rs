@@ -114,7 +114,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 34] = [
+const CLASSES: [(&str, Class); 35] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -129,6 +129,7 @@ const CLASSES: [(&str, Class); 34] = [
     ("client|no-evict", Class::Tracking),
     ("client|no-touch", Class::Tracking),
     ("replconf", Class::Tracking),
+    ("script|debug", Class::Tracking),
     ("multi", Class::Transaction),
     ("exec", Class::Transaction),
     ("discard", Class::Transaction),
