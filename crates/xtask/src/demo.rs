@@ -7,6 +7,7 @@
 mod display;
 mod table;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,9 @@ const AFTER_PROMOTION: Duration = Duration::from_secs(4);
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(30);
 const PLAIN_PORT: u16 = 6379;
 
+/// Ctrl-C has come, and everything is being killed.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
 /// Everything that the demo runs.
 struct Stage {
     server: Server,
@@ -65,6 +69,15 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         "--duration: both failovers do not fit into less than {SHORTEST:?}"
     );
     clean_up_on_ctrl_c()?;
+    let outcome = perform(options);
+    while STOPPING.load(Ordering::Relaxed) {
+        // What we just saw fail was taken from under us; the thread that did it ends the process.
+        std::thread::park();
+    }
+    outcome
+}
+
+fn perform(options: &Options) -> Result<bool> {
     let found = setup::run(false)?;
     let wanted = |server: &&Server| options.server.is_none_or(|flavor| flavor == server.flavor);
     let server = found
@@ -210,6 +223,7 @@ fn clean_up_on_ctrl_c() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            STOPPING.store(true, Ordering::Relaxed);
             process::end_all();
             eprintln!("\nstopped; nothing is left running");
             std::process::exit(128 + signal);
