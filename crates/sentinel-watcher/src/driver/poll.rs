@@ -63,36 +63,27 @@ impl Poller {
 
     /// One poll: over the link that is open, else over a new one. A broken link alone is no failure.
     async fn poll(&self, link: &mut Option<Link>) -> Result<Report, PollFailure> {
-        if let Some(mut open) = link.take() {
-            match self.ask(&mut open, false).await {
-                Ok(replies) => {
-                    *link = Some(open);
-                    return read(&replies);
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(silent(self.manners.answer_timeout));
-                }
-                Err(_) => {}
-            }
-        }
-        let unreachable = |error: io::Error| match error.kind() {
-            io::ErrorKind::TimedOut => PollFailure::Unreachable("no connection in time".to_owned()),
-            _ => PollFailure::Unreachable(error.to_string()),
+        let answered = match link.take() {
+            None => self.ask_afresh().await,
+            Some(mut open) => match self.ask(&mut open, false).await {
+                Ok(outcome) => Ok((open, outcome)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error),
+                Err(_) => self.ask_afresh().await,
+            },
         };
-        let dialled = Link::dial(&*self.dial, &self.sentinel, self.manners.connect_timeout).await;
-        let mut fresh = dialled.map_err(unreachable)?;
-        let replies = self
-            .ask(&mut fresh, true)
-            .await
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::TimedOut => silent(self.manners.answer_timeout),
-                _ => unreachable(error),
-            })?;
-        *link = Some(fresh);
-        read(&replies)
+        let (open, outcome) = answered.map_err(|error| PollFailure::Unreachable(explain(&error)))?;
+        // Refused, it is to be asked again as somebody: over a new link.
+        *link = Some(open).filter(|_| !matches!(outcome, Err(PollFailure::Denied(_))));
+        outcome
     }
 
-    async fn ask(&self, link: &mut Link, fresh: bool) -> io::Result<Vec<Value>> {
+    async fn ask_afresh(&self) -> io::Result<(Link, Result<Report, PollFailure>)> {
+        let mut fresh = Link::dial(&*self.dial, &self.sentinel, self.manners.connect_timeout).await?;
+        let outcome = self.ask(&mut fresh, true).await?;
+        Ok((fresh, outcome))
+    }
+
+    async fn ask(&self, link: &mut Link, fresh: bool) -> io::Result<Result<Report, PollFailure>> {
         let master = self.master.as_bytes();
         let credentials = self.manners.credentials.as_ref().filter(|_| fresh);
         let auth = credentials.map(|credentials| credentials.auth());
@@ -105,25 +96,30 @@ impl Poller {
         ];
         // One write: the sentinel answers all of it in one turn, so the address and the epoch belong together.
         let commands: Vec<&[&[u8]]> = auth.iter().map(Vec::as_slice).chain(questions).collect();
-        let mut replies = link.ask(&commands, self.manners.answer_timeout).await?;
-        // A refused AUTH shows in the answers, unless the sentinel wants none.
-        Ok(replies.split_off(auth.iter().len()))
+        let replies = link.ask(&commands, self.manners.answer_timeout).await?;
+        let (auth, answers) = replies.split_at(auth.iter().len());
+        Ok(read(auth.first(), answers))
     }
 }
 
-fn silent(deadline: Duration) -> PollFailure {
-    PollFailure::Unreachable(format!("no answer within {deadline:?}"))
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut => "it does not answer in time".to_owned(),
+        io::ErrorKind::ConnectionRefused => "it refuses connections".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
-/// Reads the answers to one poll.
-fn read(replies: &[Value]) -> Result<Report, PollFailure> {
-    let [address, master, replicas, others, id] = replies else {
+/// Reads the answers to one poll, and the one to AUTH where it was sent.
+fn read(auth: Option<&Value>, answers: &[Value]) -> Result<Report, PollFailure> {
+    let [address, master, replicas, others, id] = answers else {
         return Err(PollFailure::Denied(Denial::Other("too few answers".to_owned())));
     };
     if let Some(error) = address.as_error().or(master.as_error()) {
         return Err(match error {
             _ if error.contains("No such master") => PollFailure::UnknownMaster,
-            _ => PollFailure::Denied(Denial::read(error)),
+            // Why we are nobody is more telling than that we are.
+            _ => PollFailure::Denied(Denial::read(auth.and_then(Value::as_error).unwrap_or(error))),
         });
     }
     if *address == Value::Null {

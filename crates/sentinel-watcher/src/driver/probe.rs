@@ -72,7 +72,7 @@ impl Prober {
         if let Some(mut open) = link.take()
             && let Ok(verdict) = self.ask(&mut open, false).await
         {
-            *link = Some(open);
+            *link = unless_refused(open, &verdict);
             return verdict;
         }
         let mut fresh = match Link::dial(&*self.dial, &self.node, self.manners.connect_timeout).await {
@@ -81,7 +81,7 @@ impl Prober {
         };
         match self.ask(&mut fresh, true).await {
             Ok(verdict) => {
-                *link = Some(fresh);
+                *link = unless_refused(fresh, &verdict);
                 verdict
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -100,6 +100,11 @@ impl Prober {
         let (auth, answers) = replies.split_at(auth.iter().len());
         Ok(Verdict::read(auth.first(), answers))
     }
+}
+
+/// Refused, a node is to be asked again as somebody: over a new link.
+fn unless_refused(link: Link, verdict: &Verdict) -> Option<Link> {
+    (!matches!(verdict, Verdict::Refused(_))).then_some(link)
 }
 
 /// Resolves when the link breaks; never where there is none.

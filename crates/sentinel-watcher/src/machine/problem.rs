@@ -59,13 +59,13 @@ impl Machine {
         }
         let address = self.claims().into_iter().next()?.address;
         let why = match self.nodes.get(&address).and_then(Node::verdict) {
-            None => "has not been asked for its ROLE yet",
-            Some(Verdict::Replica(_)) => "says that it is a replica",
-            Some(Verdict::Loading) => "is loading its data set",
+            None => "it has not been asked for its ROLE yet",
+            Some(Verdict::Replica(_)) => "it says that it is a replica",
+            Some(Verdict::Loading) => "it is loading its data set",
             Some(Verdict::Unreachable(why)) => why,
             Some(Verdict::Primary { .. } | Verdict::Refused(_) | Verdict::Blind(_)) => return None,
         };
-        Some(format!("{address}, named as primary, {why}"))
+        Some(format!("{address} is named as primary: {why}"))
     }
 }
 

@@ -205,14 +205,17 @@ fn nothing_is_published_without_the_nodes_own_word() {
     assert_eq!(world.state().0, Phase::Down);
     assert_eq!(
         world.problem(),
-        "h:1, named as primary, says that it is a replica"
+        "h:1 is named as primary: it says that it is a replica"
     );
     world.roles.insert(A, Verdict::Refused(Denial::PasswordMissing));
     world.settle();
     assert_eq!(world.problem(), "h:1 wants a password: set --password-file");
     world.roles.insert(A, Verdict::Loading);
     world.settle();
-    assert_eq!(world.problem(), "h:1, named as primary, is loading its data set");
+    assert_eq!(
+        world.problem(),
+        "h:1 is named as primary: it is loading its data set"
+    );
     assert!(
         !world
             .actions
