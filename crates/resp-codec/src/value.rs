@@ -26,7 +26,8 @@ pub enum Value {
     Map(Vec<(Value, Value)>),
 }
 
-/// Decodes one whole reply frame, of RESP2 or RESP3. Attributes are left out.
+/// Decodes one whole reply frame, of RESP2 or RESP3. Attributes are left out. Sets of aggregates (COMMAND in RESP3)
+/// are more than the library can hold: ask for those in RESP2.
 ///
 /// # Errors
 /// What the scanner refuses, [`ReplyError::Incomplete`] for less or more than one frame, and
