@@ -1,8 +1,5 @@
 //! How commands travel: the short list that no server can tell us, kept by hand.
 
-// What indexes and counts here runs in the compiler alone.
-#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use super::CommandFlags;
 use super::lookup::same;
 
@@ -82,13 +79,12 @@ impl Class {
 }
 
 pub(super) const fn class_of(name: &str, flags: CommandFlags) -> Class {
-    let mut at = 0;
-    while at < CLASSES.len() {
-        let (known, class) = CLASSES[at];
+    let mut rest: &[(&str, Class)] = &CLASSES;
+    while let [(known, class), more @ ..] = rest {
         if same(known.as_bytes(), name.as_bytes()) {
-            return class;
+            return *class;
         }
-        at += 1;
+        rest = more;
     }
     if starts_with(name.as_bytes(), b"client|") {
         Class::Session
@@ -153,14 +149,10 @@ const CLASSES: [(&str, Class); 35] = [
 ];
 
 const fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
-    let mut at = 0;
-    while at < prefix.len() {
-        if at >= text.len() || text[at] != prefix[at] {
-            return false;
-        }
-        at += 1;
+    match text.split_at_checked(prefix.len()) {
+        Some((start, _)) => same(start, prefix),
+        None => false,
     }
-    true
 }
 
 #[cfg(test)]

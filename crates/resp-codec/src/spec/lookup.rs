@@ -1,13 +1,11 @@
 //! From a name to its row: an open-addressed index, laid out by the compiler.
 
-// Indexing here is checked while compiling; `find` itself takes no index from outside.
-#![allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-
 use super::class::{access_of, class_of, is_script};
 use super::table::ROWS;
 use super::{Access, COUNT, Class, CommandFlags, CommandId, CommandSpec, TABLE};
 
 /// The whole table: generated rows, our classes, and the unknown command at the end.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // The compiler runs it, and checks.
 pub(super) const fn build() -> [CommandSpec; COUNT] {
     let mut table = [const { unknown() }; COUNT];
     let mut at = 0;
@@ -47,10 +45,11 @@ const fn unknown() -> CommandSpec {
 }
 
 /// How many rows behind row `at` are its subcommands.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // The compiler runs it, and checks.
 const fn subcommands(at: usize) -> u16 {
     let mut count = 0;
-    if bar(ROWS[at].name).is_none() {
-        while at + count + 1 < ROWS.len() && bar(ROWS[at + count + 1].name).is_some() {
+    if !is_subcommand(ROWS[at].name) {
+        while at + count + 1 < ROWS.len() && is_subcommand(ROWS[at + count + 1].name) {
             count += 1;
         }
     }
@@ -61,36 +60,39 @@ const fn subcommands(at: usize) -> u16 {
 pub(super) fn find(name: &[u8]) -> Option<&'static CommandSpec> {
     let mut slot = hash(name);
     loop {
-        let entry = INDEX[slot % INDEX_LEN];
-        if entry == EMPTY {
-            return None;
-        }
-        let spec = &TABLE[usize::from(entry)];
+        let spec = TABLE.get(usize::from(*INDEX.get(slot % INDEX_LEN)?))?;
         if spec.name.as_bytes().eq_ignore_ascii_case(name) {
             return Some(spec);
         }
-        slot += 1;
+        slot = slot.wrapping_add(1);
     }
 }
 
 pub(super) fn find_subcommand(container: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
-    let first = container.id.index() + 1;
-    let behind_bar = container.name.len() + 1;
-    TABLE
-        .get(first..first + usize::from(container.subcommands))?
+    let first = container.id.index().checked_add(1)?;
+    let behind_bar = container.name.len().checked_add(1)?;
+    let mut subcommands = TABLE
+        .get(first..)?
         .iter()
-        .find(|spec| spec.name.as_bytes()[behind_bar..].eq_ignore_ascii_case(name))
+        .take(usize::from(container.subcommands));
+    subcommands.find(|spec| {
+        let own = spec.name.as_bytes().get(behind_bar..);
+        own.is_some_and(|own| own.eq_ignore_ascii_case(name))
+    })
 }
 
 const INDEX_LEN: usize = 1024;
+
+/// No row: past the end of the table.
 const EMPTY: u16 = u16::MAX;
 
 /// Rows of top-level commands by the hash of their name, collisions in the next free entry.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // The compiler runs it, and checks.
 static INDEX: [u16; INDEX_LEN] = {
     let mut index = [EMPTY; INDEX_LEN];
     let mut at = 0;
     while at < ROWS.len() {
-        if bar(ROWS[at].name).is_none() {
+        if !is_subcommand(ROWS[at].name) {
             let mut slot = hash(ROWS[at].name.as_bytes()) % INDEX_LEN;
             while index[slot] != EMPTY {
                 slot = (slot + 1) % INDEX_LEN;
@@ -105,60 +107,42 @@ static INDEX: [u16; INDEX_LEN] = {
 /// Equal for names that differ in case alone: bit 5 is all that tells upper from lower.
 #[inline]
 const fn hash(name: &[u8]) -> usize {
-    let len = name.len();
-    let (head, tail) = if len >= 8 {
-        (word(name, 0), word(name, len - 8))
-    } else {
-        let mut head = 0;
-        let mut at = 0;
-        while at < len {
-            head = head << 8 | (name[at] | 0x20) as u64;
-            at += 1;
+    let (head, tail) = match (name.first_chunk(), name.last_chunk()) {
+        (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
+        _ => {
+            let (mut head, mut rest) = (0, name);
+            while let [byte, more @ ..] = rest {
+                head = head << 8 | *byte as u64;
+                rest = more;
+            }
+            (head, 0)
         }
-        (head, 0)
     };
-    let mixed = (head ^ tail.rotate_left(29) ^ len as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 48) as usize
+    let folded = (head | LOWER) ^ (tail | LOWER).rotate_left(29) ^ name.len() as u64;
+    (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
 }
 
-#[inline]
-const fn word(name: &[u8], at: usize) -> u64 {
-    let bytes = [
-        name[at],
-        name[at + 1],
-        name[at + 2],
-        name[at + 3],
-        name[at + 4],
-        name[at + 5],
-        name[at + 6],
-        name[at + 7],
-    ];
-    u64::from_le_bytes(bytes) | 0x2020_2020_2020_2020
-}
+/// Bit 5 of each byte.
+const LOWER: u64 = 0x2020_2020_2020_2020;
 
-/// Where the `|` of a subcommand's name stands.
-const fn bar(name: &str) -> Option<usize> {
-    let name = name.as_bytes();
-    let mut at = 0;
-    while at < name.len() {
-        if name[at] == b'|' {
-            return Some(at);
+const fn is_subcommand(name: &str) -> bool {
+    let mut rest = name.as_bytes();
+    while let [byte, more @ ..] = rest {
+        if *byte == b'|' {
+            return true;
         }
-        at += 1;
+        rest = more;
     }
-    None
+    false
 }
 
-pub(super) const fn same(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < one.len() {
-        if one[at] != other[at] {
+pub(super) const fn same(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([first, rest @ ..], [like, others @ ..]) = (one, other) {
+        if *first != *like {
             return false;
         }
-        at += 1;
+        one = rest;
+        other = others;
     }
-    true
+    one.is_empty() && other.is_empty()
 }
