@@ -64,7 +64,7 @@ impl Family {
             buckets.push(bucket);
         }
         histogram.set_bucket(buckets);
-        histogram.set_sample_count(sum.buckets.iter().sum());
+        histogram.set_sample_count(sum.count());
         histogram.set_sample_sum(sum.nanos as f64 / 1e9);
         self.push(labels, |metric| metric.set_histogram(histogram))
     }

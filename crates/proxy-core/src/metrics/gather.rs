@@ -88,7 +88,9 @@ impl Metrics {
         );
         for (index, (_, class)) in CLASSES.iter().enumerate() {
             let sum = self.sum(|cells| cells.durations.get(index));
-            durations = durations.distribution(&[("class", class)], &sum);
+            if sum.count() != 0 {
+                durations = durations.distribution(&[("class", class)], &sum);
+            }
         }
         vec![commands, durations]
     }

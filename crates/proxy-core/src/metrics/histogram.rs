@@ -63,3 +63,12 @@ impl Histogram {
         sum.nanos = sum.nanos.wrapping_add(self.nanos.get());
     }
 }
+
+// === impl Sum ===
+
+impl Sum {
+    /// How many were recorded.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}

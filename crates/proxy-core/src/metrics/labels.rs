@@ -43,8 +43,6 @@ labels! {
     RefuseReason {
         /// `--max-clients` are served already.
         MaxClients = "max_clients",
-        /// slipring is draining.
-        Draining = "draining",
         /// The socket failed before a worker adopted it.
         Socket = "socket",
     }
