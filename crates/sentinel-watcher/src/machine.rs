@@ -353,6 +353,7 @@ impl Machine {
             });
             self.ask(Action::Watch(other.address));
         }
+        self.forget_strangers();
         let Some(id) = own else { return };
         // The operator's name for it wins, else the first.
         let keep = self
@@ -370,6 +371,29 @@ impl Machine {
         for second in seconds {
             self.sentinels.remove(&second);
             self.ask(Action::Forget(second));
+        }
+    }
+
+    /// Forgets discovered sentinels that are gone, and that no other one names any longer.
+    fn forget_strangers(&mut self) {
+        let answering = self.sentinels.values().filter(|sentinel| sentinel.answers());
+        let reports = answering.filter_map(|sentinel| sentinel.report.as_ref());
+        let named: BTreeSet<_> = reports
+            .flat_map(|report| &report.others)
+            .map(|other| &other.address)
+            .collect();
+        let gone = |(address, sentinel): &(&HostPort, &Sentinel)| {
+            !sentinel.configured && sentinel.gone() && !named.contains(address)
+        };
+        let gone: Vec<_> = self
+            .sentinels
+            .iter()
+            .filter(gone)
+            .map(|(address, _)| address.clone())
+            .collect();
+        for stranger in gone {
+            self.sentinels.remove(&stranger);
+            self.ask(Action::Forget(stranger));
         }
     }
 

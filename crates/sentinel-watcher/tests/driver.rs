@@ -140,6 +140,35 @@ async fn a_hint_of_silence_is_checked_on_a_fresh_connection() {
     }
 }
 
+/// Whoever hints again and again does not make the look start again and again.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_hints_delays_no_verdict() {
+    for manner in [Manner::Hang, Manner::Swallow] {
+        let world = World::regular();
+        let mut watching = serving(&world).await;
+        let hints = watching.hints.clone();
+        world.manner(1, manner);
+        let flood = async {
+            loop {
+                let suspicion = Suspicion::Silent;
+                hints.send(Hint {
+                    node: at(1),
+                    term: None,
+                    suspicion,
+                });
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let held = watching.until(|shard| shard.phase == Phase::Moving);
+        let delay = tokio::select! {
+            biased;
+            delay = held => delay,
+            () = flood => unreachable!(),
+        };
+        assert!(delay <= Duration::from_millis(1100), "{delay:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_primary_is_noticed_without_any_hint() {
     let world = World::regular();

@@ -30,16 +30,7 @@ impl Prober {
         let mut link = None;
         loop {
             let Order { every, afresh, .. } = *self.orders.borrow_and_update();
-            let mut orders = self.orders.clone();
-            let verdict = tokio::select! {
-                biased;
-                verdict = self.probe(&mut link) => verdict,
-                // A silent link may hide a living node: it is left for a fresh one, which starts below.
-                _ = orders.wait_for(|order| order.afresh != afresh) => {
-                    link = None;
-                    continue;
-                }
-            };
+            let verdict = self.probe(&mut link, afresh).await;
             let settled = matches!(verdict, Verdict::Primary { .. } | Verdict::Replica(_));
             if self
                 .inputs
@@ -67,13 +58,20 @@ impl Prober {
         }
     }
 
-    /// One probe: over the link that is open, else, or where that fails, over a fresh one.
-    async fn probe(&self, link: &mut Option<Link>) -> Verdict {
-        if let Some(mut open) = link.take()
-            && let Ok(verdict) = self.ask(&mut open, false).await
-        {
-            *link = unless_refused(open, &verdict);
-            return verdict;
+    /// One probe: over the link that is open, else, or where that fails, over a fresh one. So it is too once
+    /// somebody asks for a fresh one (has more than `afresh` times): a silent link may hide a living node.
+    async fn probe(&self, link: &mut Option<Link>, afresh: u64) -> Verdict {
+        if let Some(mut open) = link.take() {
+            let mut orders = self.orders.clone();
+            let verdict = tokio::select! {
+                biased;
+                verdict = self.ask(&mut open, false) => verdict.ok(),
+                _ = orders.wait_for(|order| order.afresh != afresh) => None,
+            };
+            if let Some(verdict) = verdict {
+                *link = unless_refused(open, &verdict);
+                return verdict;
+            }
         }
         let mut fresh = match Link::dial(&*self.dial, &self.node, self.manners.connect_timeout).await {
             Ok(fresh) => fresh,

@@ -190,6 +190,11 @@ impl Sentinel {
         )
     }
 
+    /// It does not answer.
+    pub(crate) const fn gone(&self) -> bool {
+        matches!(self.answer, Answer::Failed(PollFailure::Unreachable(_)))
+    }
+
     /// Its own id, where it has told it.
     pub(crate) fn id(&self) -> Option<&str> {
         self.report.as_ref()?.id.as_deref()

@@ -593,6 +593,28 @@ fn sentinels_are_discovered_once_and_within_bounds() {
 }
 
 #[test]
+fn a_discovered_sentinel_is_forgotten_once_it_is_gone_and_nobody_names_it() {
+    let mut world = World::new();
+    let mut said = report(A, 0);
+    said.others = vec![ReportedSentinel {
+        address: at(201),
+        id: "id-201".to_owned(),
+    }];
+    world.poll(101, Ok(said));
+    world.poll(201, unreachable());
+    assert!(!world.actions.contains(&Action::Forget(at(201))), "it is named");
+    world.say(101, A, 0);
+    assert!(world.actions.contains(&Action::Forget(at(201))));
+    world.poll(102, unreachable());
+    world.say(101, A, 0);
+    assert_eq!(
+        world.machine.health().sentinels.len(),
+        3,
+        "the operator's are kept"
+    );
+}
+
+#[test]
 fn replicas_come_and_go_with_their_own_word_and_the_sentinels() {
     let mut world = World::calm();
     let usable = |world: &World| -> Vec<u16> {
