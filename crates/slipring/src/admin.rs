@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 
 use crate::status::Status;
 
-/// Connections served at once; one more is closed unanswered.
+/// Connections served at once; one more waits in the kernel's backlog.
 const CONNECTIONS: usize = 64;
 
 /// A request's head must be there within this time, and so must the next request of a kept connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after a failed accept: the usual cause, no free descriptors, does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,14 +45,14 @@ impl Admin {
     pub(crate) async fn run(mut self) {
         let mut connections = JoinSet::new();
         loop {
-            let accepted = poll_fn(|cx| self.listen.poll_accept(cx)).await;
             while connections.try_join_next().is_some() {}
+            if connections.len() == CONNECTIONS {
+                connections.join_next().await;
+            }
+            let accepted = poll_fn(|cx| self.listen.poll_accept(cx)).await;
             match accepted.and_then(|accepted| accepted.socket.open()) {
-                Ok(socket) if connections.len() < CONNECTIONS => {
+                Ok(socket) => {
                     connections.spawn(serve(socket, Arc::clone(&self.status)));
-                }
-                Ok(_) => {
-                    tracing::warn!("more than {CONNECTIONS} connections to the admin endpoint; closed one")
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin endpoint cannot accept");
