@@ -121,6 +121,76 @@ mod tests {
     use super::*;
 
     #[test]
+    fn role_and_ping_make_a_verdict() {
+        let text = |text: &str| Value::Text(text.as_bytes().to_vec());
+        let error = |text: &str| Value::Error(text.to_owned());
+        let master = || Value::Array(vec![text("master"), Value::Integer(7), Value::Array(Vec::new())]);
+        let slave = |state, offset| {
+            let port = Value::Integer(6379);
+            Value::Array(vec![
+                text("slave"),
+                text("h"),
+                port,
+                text(state),
+                Value::Integer(offset),
+            ])
+        };
+        let replica = |linked, offset| {
+            let of = HostPort::new("h", 6379);
+            Verdict::Replica(Following { of, linked, offset })
+        };
+        let noauth = || error("NOAUTH Authentication required.");
+        let odd = || Verdict::Refused(Denial::Other("an unknown role".to_owned()));
+        for (auth, role, ping, verdict) in [
+            (None, master(), text("PONG"), Verdict::Primary { offset: 7 }),
+            (None, master(), error("LOADING wait"), Verdict::Loading),
+            // A script runs: the node is what it is.
+            (
+                None,
+                master(),
+                error("BUSY script"),
+                Verdict::Primary { offset: 7 },
+            ),
+            (None, slave("connected", 5), error("MASTERDOWN"), replica(true, 5)),
+            (None, slave("connect", -1), text("PONG"), replica(false, 0)),
+            (
+                None,
+                noauth(),
+                noauth(),
+                Verdict::Refused(Denial::PasswordMissing),
+            ),
+            (
+                Some(error("WRONGPASS no")),
+                noauth(),
+                noauth(),
+                Verdict::Refused(Denial::PasswordWrong),
+            ),
+            (
+                Some(error("ERR AUTH called without any password configured")),
+                master(),
+                text("PONG"),
+                Verdict::Primary { offset: 7 },
+            ),
+            (None, Value::Array(vec![text("sentinel")]), text("PONG"), odd()),
+            (None, Value::Null, text("PONG"), odd()),
+            (
+                None,
+                slave("connected", 5)
+                    .as_array()
+                    .map_or(Value::Null, |parts| Value::Array(parts[..2].to_vec())),
+                text("PONG"),
+                odd(),
+            ),
+        ] {
+            assert_eq!(
+                Verdict::read(auth.as_ref(), &[role.clone(), ping]),
+                verdict,
+                "{role:?}"
+            );
+        }
+    }
+
+    #[test]
     fn denials_name_the_flag_that_mends_them() {
         let told = |error, prefix| Denial::read(error).explain("10.0.0.1:6379", prefix);
         assert_eq!(

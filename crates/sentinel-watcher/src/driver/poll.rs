@@ -219,3 +219,112 @@ fn has_flag(entry: &Value, flag: &str) -> bool {
     let flags = entry.get("flags").and_then(Value::as_str).unwrap_or_default();
     flags.split(',').any(|word| word == flag)
 }
+
+#[cfg(test)]
+mod tests {
+    use resp_codec::{Progress, ReplyScan, value};
+
+    use super::*;
+
+    /// The replies to one poll, as servers sent them.
+    fn captured(mut bytes: &[u8]) -> Vec<Value> {
+        let mut replies = Vec::new();
+        while let Ok(Progress::Complete { used, .. }) = ReplyScan::default().feed(bytes) {
+            let (reply, rest) = bytes.split_at(used);
+            replies.push(value::decode(reply).expect("a reply"));
+            bytes = rest;
+        }
+        replies
+    }
+
+    fn host(host: &str, port: u16) -> HostPort {
+        HostPort::new(host, port)
+    }
+
+    #[test]
+    fn reads_a_leader_before_and_after_the_promotion_is_known() {
+        let before = read(
+            None,
+            &captured(include_bytes!("captures/redis-7.0-wait_promotion.resp")),
+        )
+        .unwrap();
+        let candidate = host("127.0.0.1", 24_002);
+        assert_eq!(
+            (before.address, before.epoch),
+            (host("127.0.0.1", 24_001), 0),
+            "the old one"
+        );
+        assert_eq!(before.attempt, Some(ReportedAttempt::Selected(candidate.clone())));
+        let after = read(
+            None,
+            &captured(include_bytes!("captures/redis-7.0-reconf_slaves.resp")),
+        )
+        .unwrap();
+        assert_eq!((after.address, after.epoch), (candidate, 1), "the new one");
+        assert_eq!((after.attempt, after.down), (None, false));
+    }
+
+    #[test]
+    fn reads_valkey_with_hostnames() {
+        let report = read(
+            None,
+            &captured(include_bytes!("captures/valkey-8.1-hostnames.resp")),
+        )
+        .unwrap();
+        assert_eq!((report.address, report.epoch), (host("localhost", 23_001), 0));
+        assert_eq!((report.quorum, report.down_after), (2, Duration::from_secs(1)));
+        let replicas: Vec<_> = report
+            .replicas
+            .iter()
+            .map(|replica| (replica.address.clone(), replica.down, replica.priority))
+            .collect();
+        let expected = [23_002, 23_003].map(|port| (host("localhost", port), false, 100));
+        assert!(
+            replicas.len() == 2 && expected.iter().all(|replica| replicas.contains(replica)),
+            "{replicas:?}"
+        );
+        assert_eq!(report.others.len(), 2);
+        assert!(
+            report
+                .others
+                .iter()
+                .all(|other| other.id.len() == 40 && Some(&other.id) != report.id.as_ref())
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_report() {
+        let text = |text: &str| Value::Text(text.as_bytes().to_vec());
+        let error = |text: &str| Value::Error(text.to_owned());
+        let address = |port: &str| Value::Array(vec![text("h"), text(port)]);
+        let master = || Value::Array(vec![text("config-epoch"), text("1")]);
+        let unknown = "ERR No such master with that name";
+        let denied = |denial| PollFailure::Denied(denial);
+        let strange = || denied(Denial::Other("an answer that is no sentinel's".to_owned()));
+        for (address, master, failure) in [
+            (Value::Null, error(unknown), PollFailure::UnknownMaster),
+            (Value::Null, Value::Null, PollFailure::UnknownMaster),
+            (
+                error("NOAUTH Authentication required."),
+                Value::Null,
+                denied(Denial::PasswordMissing),
+            ),
+            (address("1"), error("NOPERM no"), denied(Denial::NotPermitted)),
+            (address("0"), master(), strange()),
+            (address("70000"), master(), strange()),
+            (Value::Array(Vec::new()), master(), strange()),
+            (Value::Integer(1), master(), strange()),
+            (address("1"), Value::Array(Vec::new()), strange()),
+        ] {
+            let answers = [address, master, Value::Null, Value::Null, Value::Null];
+            assert_eq!(read(None, &answers), Err(failure), "{answers:?}");
+        }
+        // Lists that are not there are empty.
+        let answers = [address("1"), master(), error("ERR"), Value::Null, error("ERR")];
+        let report = read(None, &answers).unwrap();
+        assert_eq!(
+            (report.replicas.len(), report.others.len(), report.id),
+            (0, 0, None)
+        );
+    }
+}
