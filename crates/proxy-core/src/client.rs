@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::metrics::CloseReason;
+use crate::metrics::{Cells, CloseReason, Counter, Side};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
 pub(crate) struct Client {
@@ -35,6 +36,7 @@ pub(crate) struct Client {
 struct State {
     /// `None` once the session is over, or the socket failed.
     io: Option<BoxIo>,
+    cells: Arc<Cells>,
     /// Bytes the socket has not taken yet, in order.
     output: BytesMut,
     /// The sequence number whose reply leaves next.
@@ -124,10 +126,11 @@ pub(crate) struct Shape {
 impl Client {
     /// A client on `io`, nothing sent, nothing waited for.
     #[must_use]
-    pub(crate) fn new(io: BoxIo, now: Instant) -> Rc<Self> {
+    pub(crate) fn new(io: BoxIo, cells: Arc<Cells>, now: Instant) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
                 io: Some(io),
+                cells,
                 output: BytesMut::new(),
                 head: 0,
                 next: 0,
@@ -249,6 +252,12 @@ impl Client {
             state.wants = wants;
             Poll::Pending
         }
+    }
+
+    /// Commands handed on that are neither answered nor given back.
+    #[must_use]
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.state.borrow().in_flight
     }
 
     /// Every command has been answered.
@@ -418,6 +427,7 @@ impl State {
         match Pin::new(io).poll_write(&mut Context::from_waker(waker), bytes) {
             Poll::Ready(Ok(n)) if n > 0 => {
                 self.written += n as u64;
+                self.cells.add(Counter::SentBytes(Side::Client), n as u64);
                 Some(n)
             }
             Poll::Pending => None,

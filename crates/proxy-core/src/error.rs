@@ -3,6 +3,7 @@
 //! The texts are a contract (docs/SEMANTICS.md); a snapshot test holds them.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::write;
@@ -40,8 +41,8 @@ pub(crate) enum Error<'a> {
     NoPrimary {
         /// The master's name.
         master: &'a str,
-        /// The hold time in seconds.
-        waited_secs: u64,
+        /// The hold time.
+        waited: Duration,
     },
     /// More waits for a primary already than `--failover-hold-bytes` allows.
     HoldFull,
@@ -72,8 +73,8 @@ impl fmt::Display for Error<'_> {
                 "UNKNOWN outcome: the connection to {node} was lost after the command was sent; \
                  it may or may not have been executed"
             ),
-            Self::NoPrimary { master, waited_secs } => {
-                write!(f, "MASTERDOWN no primary for \"{master}\" within {waited_secs} s; the command was not executed")
+            Self::NoPrimary { master, waited } => {
+                write!(f, "MASTERDOWN no primary for \"{master}\" within {waited:?}; the command was not executed")
             }
             Self::HoldFull => {
                 f.write_str("MASTERDOWN too much waits for a primary (--failover-hold-bytes); the command was not executed")
@@ -131,9 +132,9 @@ mod tests {
         check(
             Error::NoPrimary {
                 master: "m",
-                waited_secs: 15,
+                waited: Duration::from_secs(15),
             },
-            "MASTERDOWN no primary for \"m\" within 15 s; the command was not executed",
+            "MASTERDOWN no primary for \"m\" within 15s; the command was not executed",
         );
         check(Error::NoAuth, "NOAUTH Authentication required.");
     }

@@ -358,7 +358,7 @@ impl Running {
         }
         let door = self.doors.get(listener).expect("one door a listener");
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let client = Client::new(io, self.state.now());
+        let client = Client::new(io, Arc::clone(cells), self.state.now());
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         self.load().fetch_add(1, Ordering::Relaxed);
         cells.add(Counter::ClientsAccepted { listener }, 1);

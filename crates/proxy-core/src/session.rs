@@ -285,6 +285,8 @@ impl Session {
                     used += frame.len;
                     continue;
                 }
+                // The connection that the session used takes nothing new, and still owes it answers.
+                Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
                 plan @ (Plan::Primary | Plan::Replica(_)) => {
                     let mux = self.route(plan);
                     mux.send(self.client.ticket(frame.len), bytes, shape_of(&command), now);
@@ -311,6 +313,10 @@ impl Session {
         }
         let topology = self.door.fleet.topology();
         route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
+    }
+
+    fn primary_is_open(&self) -> bool {
+        self.primary.as_ref().is_some_and(|cached| cached.mux.is_open())
     }
 
     /// The shared connection of `plan`.
@@ -367,6 +373,10 @@ impl Session {
                 Ok(())
             }
             Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
+            Class::Stream if spec.name != "monitor" => {
+                self.answer(&command, &Error::Unsupported("SYNC and PSYNC").reply());
+                Ok(())
+            }
             Class::Stream => self.stream(command, LeaseReason::Stream).await,
             Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
         }

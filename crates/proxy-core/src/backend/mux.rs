@@ -409,7 +409,7 @@ impl State {
             at += used;
             if kind == ReplyKind::Push {
                 // Nobody on a shared connection asked for a push (`CLIENT TRACKING` holds a lease).
-                self.replies.pieces.clear();
+                self.replies.pieces.truncate(self.replies.frame_start);
                 continue;
             }
             let front = self

@@ -30,18 +30,35 @@ pub(super) struct Pause(Duration);
 impl Session {
     /// Sends a command as soon as some node can take it; past the hold time it is refused.
     pub(super) async fn hold(&mut self, command: Command<Bytes>) -> Result<(), Close> {
-        let shape = shape_of(&command);
-        let frame = command.frame();
-        match self.primary_for(shape, frame.len()).await? {
-            Ok(plan) => self
-                .route(plan)
-                .send(self.client.ticket(frame.len()), frame, shape, Instant::now()),
-            Err(refusal) => {
-                self.door.worker.cells.command(shape.command, Outcome::Refused);
-                self.client.reply(&refusal);
+        self.send_in_turn(command.frame(), shape_of(&command)).await
+    }
+
+    /// Sends a frame (or a MULTI block) behind all that was sent before, whatever has become of that.
+    pub(super) async fn send_in_turn(&mut self, frame: &[u8], shape: Shape) -> Result<(), Close> {
+        let refusal = loop {
+            match self.primary_for(shape, frame.len()).await? {
+                Err(refusal) => break refusal,
+                Ok(_) if self.is_overtaking() => {
+                    // What is in flight on another connection, or came back from one, goes first.
+                    self.landed().await?;
+                    self.recover().await?;
+                }
+                Ok(plan) => {
+                    let ticket = self.client.ticket(frame.len());
+                    self.route(plan).send(ticket, frame, shape, Instant::now());
+                    return Ok(());
+                }
             }
-        }
+        };
+        self.door.worker.cells.command(shape.command, Outcome::Refused);
+        self.client.reply(&refusal.repeat(shape.replies as usize));
         Ok(())
+    }
+
+    /// Sent now, a command might overtake an earlier one of this session.
+    pub(super) fn is_overtaking(&self) -> bool {
+        let replaced = self.primary.as_ref().is_some_and(|cached| !cached.mux.is_open());
+        self.client.has_returned() || (replaced && self.client.in_flight() > 0)
     }
 
     /// Waits until a command of this shape can be sent; past the hold time it is refused with the error inside.
@@ -202,10 +219,10 @@ impl Session {
     }
 
     pub(super) fn no_primary(&self) -> Bytes {
-        let waited_secs = self.door.fleet.hold_timeout().as_secs();
+        let waited = self.door.fleet.hold_timeout();
         Error::NoPrimary {
             master: &self.door.master,
-            waited_secs,
+            waited,
         }
         .reply()
     }

@@ -2,7 +2,6 @@
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, RequestScan, RequestShape};
-use tokio::time::Instant;
 
 use super::{Close, Reading, Session, shape_of};
 use crate::backend::lease::Budget;
@@ -83,13 +82,6 @@ impl Session {
             read: false,
             ..block.exec
         };
-        match self.primary_for(shape, frames.len()).await? {
-            Ok(plan) => {
-                self.route(plan)
-                    .send(self.client.ticket(frames.len()), &frames, shape, Instant::now())
-            }
-            Err(refusal) => self.client.reply(&refusal.repeat(shape.replies as usize)),
-        }
-        Ok(())
+        self.send_in_turn(&frames, shape).await
     }
 }

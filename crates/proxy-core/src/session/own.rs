@@ -39,6 +39,10 @@ impl Session {
                 self.answer(&command, b"+RESET\r\n");
                 Ok(())
             }
+            "auth" if command.argc() > 3 => {
+                self.answer(&command, &error("ERR syntax error"));
+                Ok(())
+            }
             "auth" => {
                 let credentials = match (command.arg(1), command.arg(2)) {
                     (Some(user), Some(password)) => named(user, password),

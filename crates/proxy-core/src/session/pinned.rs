@@ -126,20 +126,25 @@ impl Session {
             }
             _ => {}
         }
-        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let hold = self.door.fleet.hold_timeout();
+        let mut deadline = Instant::now() + hold;
         let mut applied = self.door.fleet.applied();
         let mut call = Call::new(&command, stay);
         let mut pause = Pause::default();
         loop {
-            let attempt = self.attempt(stay, &command, &mut call).await?;
-            match attempt {
+            let started = Instant::now();
+            match self.attempt(stay, &command, &mut call).await? {
                 Attempt::Answered => return Ok(()),
                 Attempt::Lost if !may_resend(Sent::Maybe, call.shape.read, call.shape.resends) => {
-                    let node = call.node.clone();
+                    let node = call.node.take();
                     return self.unknown_outcome(stay, &command, node.as_ref());
                 }
                 Attempt::Lost => call.shape.resends += 1,
                 Attempt::Again => {}
+            }
+            if started.elapsed() >= hold {
+                // It was blocked on a node for so long: the trouble has only begun.
+                deadline = Instant::now() + hold;
             }
             if Instant::now() >= deadline {
                 stay.give_up();

@@ -12,6 +12,7 @@ mod roll;
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, ReplyKind};
@@ -64,6 +65,13 @@ enum Fate {
     Unknown,
 }
 
+/// How long a new node may take to confirm what was subscribed on the old one.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a subscription may lose its connection before it is confirmed, so that one that its node does not
+/// survive is not carried on for ever.
+const LOSSES_BORNE: u8 = 16;
+
 /// Why a stay on one node ended.
 enum Flow {
     /// Nothing is subscribed, nothing pending: the session is an ordinary one again.
@@ -78,17 +86,14 @@ impl Session {
         self.settled().await?;
         let mut stream = Stream::new(reason, first);
         let mut pause = Pause::default();
+        // Counted at the old term until it has arrived at the new one: held commands wait for that.
+        let mut _counted = None;
         loop {
             let Some((mut lease, node)) = self.join(&stream).await? else {
                 return Ok(());
             };
-            let _counted = self.door.census.count(node.term.unwrap_or_default());
-            if stream.rejoin(&mut lease).await.is_ok() {
-                if stream.moved && stream.tracks() && self.profile.resp == Resp::Three {
-                    // The node that knew what the client has cached is gone: all of it may be stale.
-                    self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
-                }
-                pause = Pause::default();
+            if self.rejoin(&mut stream, &mut lease).await?.is_ok() {
+                _counted = Some(self.door.census.count(node.term.unwrap_or_default()));
                 if let Flow::Over = self.flow(&mut stream, &mut lease, &node).await? {
                     if let Some(clean) = Clean::prove(&stream.state()) {
                         lease.release(clean);
@@ -100,9 +105,50 @@ impl Session {
             drop(lease);
             stream.moved = true;
             self.lose_pending(&mut stream, &node.address);
-            let mut applied = self.door.fleet.applied();
-            self.changed(&mut applied, Instant::now() + pause.next()).await?;
+            if self.door.fleet.is_primary(&node) {
+                let mut applied = self.door.fleet.applied();
+                self.changed(&mut applied, Instant::now() + pause.next()).await?;
+            } else {
+                pause = Pause::default();
+            }
         }
+    }
+
+    /// Makes a fresh connection into what the last one was; the client sees nothing of it but messages.
+    async fn rejoin(&mut self, stream: &mut Stream, lease: &mut Lease) -> Result<io::Result<()>, Close> {
+        if !stream.moved {
+            return Ok(Ok(()));
+        }
+        let joining = async {
+            for order in &stream.standing {
+                lease.conn().send(order).await?;
+                lease.conn().reply().await?;
+            }
+            let again = stream.roll.subscribe_again();
+            lease.conn().send(&again).await?;
+            let mut messages = Vec::new();
+            while stream.roll.is_repeating() {
+                let (_, frame) = lease.conn().reply().await?;
+                if !stream.roll.swallows(&frame) {
+                    messages.push(frame);
+                }
+            }
+            Ok::<_, io::Error>(messages)
+        };
+        let joined = tokio::select! {
+            biased;
+            close = self.gone() => return Err(close),
+            joined = tokio::time::timeout(JOIN_TIMEOUT, joining) => joined,
+        };
+        Ok(joined.map_err(io::Error::from).flatten().map(|messages| {
+            for message in messages {
+                self.client.push(&message);
+            }
+            if stream.reason == LeaseReason::Tracking && self.profile.resp == Resp::Three {
+                // The node that knew what the client has cached is gone: all of it may be stale.
+                self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+            }
+        }))
     }
 
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
@@ -196,12 +242,12 @@ impl Session {
                 stream.deferred.is_none() && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             tokio::select! {
                 biased;
+                command = self.command_or_gone(takes_more) => stream.take_command(command?, self.profile.resp),
                 arrival = lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival)?,
                     Err(_) => return Ok(Flow::Lost),
                 },
                 _ = applied.changed() => {}
-                command = self.command_or_gone(takes_more) => stream.take_command(command?, self.profile.resp),
             }
         }
     }
@@ -220,7 +266,6 @@ impl Session {
                 stream.passing = true;
                 self.client.push(&part);
             }
-            Arrival::Frame(_, frame) if stream.roll.swallows(&frame) => {}
             Arrival::Frame(kind, frame) => {
                 self.client.push(&frame);
                 let whole = !std::mem::take(&mut stream.passing);
@@ -262,10 +307,11 @@ impl Session {
         }
         for pending in &mut stream.pending {
             let shape = shape_of(&pending.command);
-            let harmless = !matches!(
-                pending.command.spec().class,
-                Class::Data | Class::Blocking | Class::Transaction
-            );
+            let harmless = pending.resends < LOSSES_BORNE
+                && !matches!(
+                    pending.command.spec().class,
+                    Class::Data | Class::Blocking | Class::Transaction
+                );
             if pending.fate == Fate::Unsent
                 || harmless
                 || may_resend(Sent::Maybe, shape.read, pending.resends)
@@ -324,19 +370,6 @@ impl Stream {
             passing: false,
             moved: false,
         }
-    }
-
-    /// Makes a fresh connection into what the last one was.
-    async fn rejoin(&mut self, lease: &mut Lease) -> io::Result<()> {
-        for order in &self.standing {
-            lease.conn().send(order).await?;
-            lease.conn().reply().await?;
-        }
-        let again = self.roll.subscribe_again();
-        if !again.is_empty() {
-            lease.conn().send(&again).await?;
-        }
-        Ok(())
     }
 
     async fn send(&mut self, lease: &mut Lease) -> io::Result<()> {
@@ -407,10 +440,6 @@ impl Stream {
 
     fn is_over(&self) -> bool {
         self.roll.is_empty() && !self.altered && self.pending.is_empty() && self.deferred.is_none()
-    }
-
-    fn tracks(&self) -> bool {
-        self.reason == LeaseReason::Tracking
     }
 
     fn state(&self) -> LeaseState {

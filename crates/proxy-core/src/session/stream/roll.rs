@@ -37,6 +37,11 @@ impl Roll {
         self.channels.len() + self.patterns.len() + self.shards.len()
     }
 
+    /// Some repeated subscription is not confirmed yet.
+    pub(super) fn is_repeating(&self) -> bool {
+        self.repeated > 0
+    }
+
     /// A confirmation of a repeated subscription, which the client has seen long ago, is to be swallowed.
     pub(super) fn swallows(&mut self, frame: &[u8]) -> bool {
         let confirms = matches!(
