@@ -1,6 +1,7 @@
 //! Other programs, run in the workspace.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
