@@ -69,13 +69,7 @@ pub(crate) fn run() -> Result<bool> {
         &["test", "--workspace", "--doc", "--quiet"],
     ));
     steps.push(step("documentation", || {
-        let doc = Tool::cargo(&[
-            "doc",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-            "--quiet",
-        ]);
+        let doc = Tool::cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
         told(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     }));
     steps.push(step("command table", || check_command_table(&found.servers)));

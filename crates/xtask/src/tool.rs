@@ -77,9 +77,9 @@ impl Tool {
 
 impl std::fmt::Display for Tool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let words = [self.command.get_program()]
-            .into_iter()
-            .chain(self.command.get_args());
+        let program = self.command.get_program();
+        let program = Path::new(program).file_name().unwrap_or(program);
+        let words = [program].into_iter().chain(self.command.get_args());
         let line: Vec<_> = words.map(OsStr::to_string_lossy).collect();
         f.write_str(&line.join(" "))
     }
