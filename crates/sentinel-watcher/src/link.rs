@@ -50,12 +50,18 @@ impl Link {
     }
 
     /// Sends `commands` in one write and collects one reply for each, all within `deadline`.
+    ///
+    /// A server that answers with an error and closes (too many clients, protected mode) is an
+    /// [`io::ErrorKind::PermissionDenied`] in its own words.
     pub(crate) async fn ask(&mut self, commands: &[&[&[u8]]], deadline: Duration) -> io::Result<Vec<Value>> {
         let exchange = async {
             self.send(commands).await?;
             let mut replies = Vec::with_capacity(commands.len());
             for _ in commands {
-                replies.push(self.next().await?);
+                match self.next().await {
+                    Ok(reply) => replies.push(reply),
+                    Err(error) => return Err(last_words(&replies).unwrap_or(error)),
+                }
             }
             Ok(replies)
         };
@@ -107,6 +113,12 @@ impl Link {
             _ => Ok(()),
         }
     }
+}
+
+/// What a server said before it closed, if that was an error.
+fn last_words(replies: &[Value]) -> Option<io::Error> {
+    let words = replies.last()?.as_error()?;
+    Some(io::Error::new(io::ErrorKind::PermissionDenied, words.to_owned()))
 }
 
 // === impl Credentials ===

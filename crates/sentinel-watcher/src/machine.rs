@@ -10,12 +10,15 @@
 
 mod belief;
 mod decide;
+mod episode;
 mod event;
 mod node;
 mod note;
+mod paces;
 mod problem;
 #[cfg(test)]
 mod replay;
+mod replicas;
 mod report;
 mod sentinel;
 #[cfg(test)]
@@ -39,7 +42,7 @@ use crate::topology::{Epoch, HostPort, Shard};
 use crate::verify::Verdict;
 
 use self::belief::Claim;
-use self::decide::Episode;
+use self::episode::Episode;
 use self::node::Node;
 use self::problem::unverifiable;
 use self::sentinel::{Change, Sentinel};

@@ -140,6 +140,26 @@ async fn a_hint_of_silence_is_checked_on_a_fresh_connection() {
     }
 }
 
+/// A primary that has no place for us may serve those that it has.
+#[tokio::test(start_paused = true)]
+async fn a_full_primary_is_not_held() {
+    let world = World::regular();
+    let mut watching = serving(&world).await;
+    world.manner(1, Manner::Full);
+    world.cut(1);
+    let problem = "h:1 answers: ERR max number of clients reached";
+    watching
+        .until_health(|health| health.problem.as_deref() == Some(problem))
+        .await;
+    assert_eq!(watching.phase(), Phase::Serving);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(watching.phase(), Phase::Serving);
+    assert!(
+        world.change(1, |host| host.dialled) < 20,
+        "and it is not dialled in a loop"
+    );
+}
+
 /// Whoever hints again and again does not make the look start again and again.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_hints_delays_no_verdict() {

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::link::{Link, Manners};
 use crate::machine::Input;
 use crate::topology::HostPort;
-use crate::verify::Verdict;
+use crate::verify::{Denial, Verdict};
 
 /// The probe task of one node.
 pub(super) struct Prober {
@@ -84,6 +84,10 @@ impl Prober {
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Verdict::Unreachable("it takes connections and does not answer")
+            }
+            // It is there, and has no place for us: it may serve those that it has.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Verdict::Refused(Denial::read(&error.to_string()))
             }
             Err(_) => Verdict::Unreachable("it takes connections and closes them"),
         }

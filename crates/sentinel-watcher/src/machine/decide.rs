@@ -8,66 +8,20 @@
 //!         the primary answers
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
 use tokio::time::Instant;
 
-use crate::health::{Failover, FailoverKind};
+use crate::health::Failover;
 use crate::limits;
 use crate::machine::belief::{self, Claim};
-use crate::machine::node::{Node, Reign};
-use crate::machine::sentinel::{Answer, Attempt, Sentinel, Stage};
+use crate::machine::episode::{Episode, Progress, Sign};
+use crate::machine::sentinel::{Answer, Attempt, Stage};
 use crate::machine::{Action, Machine, Note};
-use crate::topology::{Epoch, HostPort, Phase, Primary, Replica, Shard};
+use crate::topology::{Epoch, HostPort, Phase, Primary, Shard};
 use crate::verify::Verdict;
 
-/// A switch that is going on, from its first sign until it is confirmed or called off.
-pub(super) struct Episode {
-    /// When the first sign came.
-    since: Instant,
-    /// What it was.
-    sign: Sign,
-    /// A sentinel led an attempt in it.
-    attempted: bool,
-    /// The primary was down in it.
-    down: bool,
-    /// The primary said that it is a replica: it comes back, if it does, in a new term.
-    demoted: bool,
-    /// Who may be the next, and since when.
-    candidates: BTreeMap<HostPort, Instant>,
-    progress: Progress,
-}
-
-enum Progress {
-    /// Commands wait: the signs persist.
-    Held,
-    /// Commands wait for the primary's word: no sign has been left since then.
-    Clearing(Instant),
-    /// Commands flow to the new primary, until its epoch is confirmed.
-    Provisional(Failover),
-}
-
-/// Why commands wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    /// A sentinel leads a failover.
-    Attempt,
-    /// Sentinels name another primary.
-    NamedElsewhere,
-    /// Sentinels agree that it is down.
-    ObjectivelyDown,
-    /// It refused, or was silent on, a fresh connection of our own.
-    Unreachable,
-    /// It is up, and reads its data set.
-    Loading,
-    /// It says that it is a replica.
-    Demoted,
-}
-
 /// Who is believed to be primary.
-struct Belief {
-    claim: Claim,
+pub(super) struct Belief {
+    pub(super) claim: Claim,
     /// It counts more than what was confirmed last.
     outranks: bool,
 }
@@ -288,36 +242,32 @@ impl Machine {
         let Some(primary) = self.primary().cloned() else {
             return;
         };
-        match self.sign(belief) {
-            Some(sign) => self.hold(&primary, sign),
+        let signs = self.signs(belief);
+        match signs.first() {
+            Some(gravest) => self.hold(&primary, *gravest, &signs),
             None => self.release(primary),
         }
         let holds = self.episode.as_ref().is_some_and(Episode::holds);
         self.shard.phase = if holds { Phase::Moving } else { Phase::Serving };
     }
 
-    fn hold(&mut self, primary: &HostPort, sign: Sign) {
+    fn hold(&mut self, primary: &HostPort, gravest: Sign, signs: &[Sign]) {
         if self.episode.as_ref().is_none_or(|episode| !episode.holds()) {
-            if self.shard.provisional && sign == Sign::Demoted {
+            if self.shard.provisional && gravest == Sign::Demoted {
                 self.log(Note::TurnedBack {
                     primary: primary.clone(),
                 });
             }
             self.close_episode(false);
-            self.episode = Some(Episode::new(sign, self.now));
+            self.episode = Some(Episode::new(gravest, self.now));
             self.log(Note::Held {
                 primary: primary.clone(),
-                sign: sign.words(),
+                sign: gravest.words(),
             });
         }
-        let attempted = self.open_attempts().next().is_some();
-        let of_primary = self.sign_of_primary();
-        let down = self.objectively_down_since().is_some() || of_primary.is_some_and(Sign::is_down);
         if let Some(episode) = &mut self.episode {
             episode.progress = Progress::Held;
-            episode.attempted |= attempted;
-            episode.down |= down;
-            episode.demoted |= of_primary == Some(Sign::Demoted);
+            episode.signs.extend(signs);
         }
     }
 
@@ -339,7 +289,7 @@ impl Machine {
         {
             return;
         }
-        if let (true, Some(primary)) = (episode.demoted, &mut self.shard.primary) {
+        if let (true, Some(primary)) = (episode.was_demoted(), &mut self.shard.primary) {
             primary.term = term;
         }
         let held = self.now - episode.since;
@@ -347,25 +297,23 @@ impl Machine {
         self.log(Note::Released { primary, held });
     }
 
-    /// The gravest reason for commands to wait.
-    fn sign(&mut self, belief: Option<&Belief>) -> Option<Sign> {
+    /// Every reason for commands to wait, the gravest first.
+    fn signs(&mut self, belief: Option<&Belief>) -> Vec<Sign> {
         let elsewhere =
             belief.is_some_and(|belief| belief.outranks && Some(&belief.claim.address) != self.primary());
-        if self.open_attempts().next().is_some() {
-            return Some(Sign::Attempt);
-        }
-        if elsewhere {
-            return Some(Sign::NamedElsewhere);
-        }
-        if let Some(sign) = self.sign_of_primary() {
-            return Some(sign);
-        }
-        let until = self.objectively_down_since()? + limits::ELECTION_PATIENCE;
-        if until <= self.now {
-            return None;
-        }
-        self.wake_at(until);
-        Some(Sign::ObjectivelyDown)
+        let patience = self
+            .objectively_down_since()
+            .map(|since| since + limits::ELECTION_PATIENCE)
+            .filter(|until| *until > self.now);
+        patience.into_iter().for_each(|until| self.wake_at(until));
+        let attempt = self.open_attempts().next().map(|_| Sign::Attempt);
+        let signs = [
+            attempt,
+            elsewhere.then_some(Sign::NamedElsewhere),
+            self.sign_of_primary(),
+            patience.map(|_| Sign::ObjectivelyDown),
+        ];
+        signs.into_iter().flatten().collect()
     }
 
     /// What the primary itself makes us wait for.
@@ -409,130 +357,6 @@ impl Machine {
         })
     }
 
-    fn judge_replicas(&mut self, before: &Shard) {
-        let listed = self.listed_replicas();
-        let known = |address: &HostPort| self.nodes.contains_key(address);
-        let reign = || Reign {
-            number: self.reign,
-            moving: self.shard.phase == Phase::Moving,
-            is_known_node: &known,
-        };
-        let readable = |node: &Node, primary: &HostPort| {
-            node.readable(primary, reign(), self.rules.max_replica_lag, self.now)
-        };
-        let replicas = listed.into_iter().filter_map(|(address, listing)| {
-            let primary = self.primary().filter(|primary| **primary != address)?;
-            let node = self.nodes.get(&address)?;
-            Some(Replica {
-                usable: !listing.down() && readable(node, primary),
-                lag_bytes: node.lag_bytes(),
-                priority: listing.priority,
-                address,
-            })
-        });
-        let replicas: Vec<_> = replicas.collect();
-        for replica in &replicas {
-            let was = before
-                .replicas
-                .iter()
-                .find(|known| known.address == replica.address);
-            if was.map_or(replica.usable, |was| was.usable != replica.usable) {
-                self.log(Note::Replica {
-                    address: replica.address.clone(),
-                    usable: replica.usable,
-                });
-            }
-        }
-        self.shard.replicas = replicas;
-    }
-
-    /// What the sentinels that answer (or, with none of them, the last answers) say of each replica.
-    fn listed_replicas(&self) -> BTreeMap<HostPort, Listing> {
-        let any = self.sentinels.values().any(Sentinel::answers);
-        let heard = self
-            .sentinels
-            .values()
-            .filter(|sentinel| sentinel.answers() || !any);
-        let mut listed = BTreeMap::<HostPort, Listing>::new();
-        for replica in heard
-            .filter_map(|sentinel| sentinel.report.as_ref())
-            .flat_map(|report| &report.replicas)
-        {
-            let listing = listed.entry(replica.address.clone()).or_default();
-            listing.priority = replica.priority;
-            listing.named += 1;
-            listing.called_down += usize::from(replica.down);
-        }
-        listed
-    }
-
-    /// Asks for each node, and each sentinel, to be asked as often as the moment needs it.
-    fn set_paces(&mut self, belief: Option<&Belief>) {
-        let wanted = self.wanted_nodes();
-        let gone: Vec<_> = self
-            .nodes
-            .keys()
-            .filter(|address| !wanted.contains(address))
-            .cloned()
-            .collect();
-        for address in gone {
-            self.nodes.remove(&address);
-            self.ask(Action::Unprobe(address));
-        }
-        for address in wanted {
-            let every = self.probe_every(&address, belief);
-            let node = self.nodes.entry(address.clone()).or_insert_with(Node::new);
-            if node.pace.replace(every) != Some(every) {
-                self.ask(Action::Probe { node: address, every });
-            }
-        }
-        let calm = self.shard.phase == Phase::Serving && !self.shard.provisional && self.dissent.is_none();
-        let every = if calm {
-            limits::POLL_CALM
-        } else {
-            limits::POLL_MOVING
-        };
-        if std::mem::replace(&mut self.poll_every, every) != every {
-            self.ask(Action::PollEvery(every));
-        }
-    }
-
-    /// Every node that matters, the most important ones first where there are too many.
-    fn wanted_nodes(&self) -> Vec<HostPort> {
-        let candidates = self
-            .episode
-            .iter()
-            .flat_map(|episode| episode.candidates.keys().cloned());
-        let claimed = self
-            .sentinels
-            .values()
-            .filter_map(|sentinel| sentinel.report.as_ref());
-        let mut wanted: Vec<HostPort> = self.primary().cloned().into_iter().collect();
-        wanted.extend(candidates);
-        wanted.extend(claimed.map(|report| report.address.clone()));
-        wanted.extend(self.listed_replicas().into_keys());
-        let mut seen = BTreeSet::new();
-        wanted.retain(|address| seen.insert(address.clone()));
-        wanted.truncate(limits::NODES);
-        wanted
-    }
-
-    fn probe_every(&self, address: &HostPort, belief: Option<&Belief>) -> Duration {
-        let reigning = self.primary() == Some(address);
-        let holding = self.episode.as_ref().filter(|episode| episode.holds());
-        let serves = |replica: &Replica| replica.usable && replica.address == *address;
-        match holding {
-            None if reigning && self.shard.provisional => limits::PROBE_CANDIDATE,
-            None if reigning || self.shard.replicas.iter().any(serves) => limits::PROBE_CALM,
-            None if self.shard.primary.is_some() => limits::PROBE_REPLICA,
-            None if belief.is_some_and(|belief| belief.claim.address == *address) => limits::PROBE_HELD,
-            None => limits::PROBE_CALM,
-            Some(_) if reigning => limits::PROBE_HELD,
-            Some(episode) if episode.candidates.contains_key(address) => limits::PROBE_CANDIDATE,
-            Some(_) => limits::PROBE_REPLICA,
-        }
-    }
-
     /// The epoch of the next publication.
     const fn next_term(&self) -> Epoch {
         Epoch(self.epoch.0 + 1)
@@ -540,21 +364,6 @@ impl Machine {
 
     fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
-    }
-}
-
-/// What sentinels say of one replica.
-#[derive(Default)]
-struct Listing {
-    priority: u32,
-    named: usize,
-    called_down: usize,
-}
-
-impl Listing {
-    /// Most of those that name it call it down.
-    const fn down(&self) -> bool {
-        self.called_down * 2 > self.named
     }
 }
 
@@ -569,51 +378,4 @@ fn differs(one: &Shard, other: &Shard) -> bool {
         shard
     };
     without_lag(one) != without_lag(other)
-}
-
-// === impl Episode ===
-
-impl Episode {
-    fn new(sign: Sign, since: Instant) -> Self {
-        Self {
-            since,
-            sign,
-            attempted: false,
-            down: false,
-            demoted: false,
-            candidates: BTreeMap::new(),
-            progress: Progress::Held,
-        }
-    }
-
-    const fn holds(&self) -> bool {
-        matches!(self.progress, Progress::Held | Progress::Clearing(_))
-    }
-
-    const fn kind(&self) -> FailoverKind {
-        match (self.demoted, self.down, self.attempted) {
-            (true, _, _) | (_, false, false) => FailoverKind::Manual,
-            (_, true, _) => FailoverKind::Crash,
-            (_, false, true) => FailoverKind::Planned,
-        }
-    }
-}
-
-// === impl Sign ===
-
-impl Sign {
-    const fn is_down(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Loading)
-    }
-
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Attempt => "a sentinel leads a failover",
-            Self::NamedElsewhere => "sentinels name another primary",
-            Self::ObjectivelyDown => "sentinels agree that it is down",
-            Self::Unreachable => "it does not answer",
-            Self::Loading => "it is loading its data set",
-            Self::Demoted => "it says that it is a replica",
-        }
-    }
 }

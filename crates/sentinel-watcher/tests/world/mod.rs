@@ -52,6 +52,8 @@ pub(crate) enum Manner {
     Hang,
     /// Never even completes a connection.
     Swallow,
+    /// Has too many clients: says so and closes.
+    Full,
     /// Answers what no Redis would.
     Babble,
 }
@@ -205,6 +207,10 @@ impl World {
     async fn serve(self, me: HostPort, mut io: DuplexStream, cut: CancellationToken) {
         let (sender, mut pushes) = mpsc::unbounded_channel::<Vec<u8>>();
         let (mut buffer, mut scan, mut authenticated) = (BytesMut::new(), RequestScan::default(), false);
+        if self.change(me.port, |host| host.manner == Manner::Full) {
+            let _ = io.write_all(b"-ERR max number of clients reached\r\n").await;
+            return;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -280,7 +286,7 @@ impl Dial for World {
             match manner {
                 Manner::Refuse => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Manner::Swallow => std::future::pending().await,
-                Manner::Answer | Manner::Hang | Manner::Babble => {}
+                Manner::Answer | Manner::Full | Manner::Hang | Manner::Babble => {}
             }
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
             let cut = CancellationToken::new();

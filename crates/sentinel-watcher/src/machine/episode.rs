@@ -1,0 +1,101 @@
+//! A switch that is going on: what the acting half remembers of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::time::Instant;
+
+use crate::health::{Failover, FailoverKind};
+use crate::topology::HostPort;
+
+/// A switch that is going on, from its first sign until it is confirmed or called off.
+pub(super) struct Episode {
+    /// When the first sign came.
+    pub(super) since: Instant,
+    /// What it was.
+    pub(super) sign: Sign,
+    /// All that were seen while commands waited.
+    pub(super) signs: BTreeSet<Sign>,
+    /// Who may be the next, and since when.
+    pub(super) candidates: BTreeMap<HostPort, Instant>,
+    pub(super) progress: Progress,
+}
+
+pub(super) enum Progress {
+    /// Commands wait: the signs persist.
+    Held,
+    /// Commands wait for the primary's word: no sign has been left since then.
+    Clearing(Instant),
+    /// Commands flow to the new primary, until its epoch is confirmed.
+    Provisional(Failover),
+}
+
+/// Why commands wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sign {
+    /// A sentinel leads a failover.
+    Attempt,
+    /// Sentinels name another primary.
+    NamedElsewhere,
+    /// Sentinels agree that it is down.
+    ObjectivelyDown,
+    /// It refused, or was silent on, a fresh connection of our own.
+    Unreachable,
+    /// It is up, and reads its data set.
+    Loading,
+    /// It says that it is a replica.
+    Demoted,
+}
+
+// === impl Episode ===
+
+impl Episode {
+    pub(super) fn new(sign: Sign, since: Instant) -> Self {
+        Self {
+            since,
+            sign,
+            signs: BTreeSet::new(),
+            candidates: BTreeMap::new(),
+            progress: Progress::Held,
+        }
+    }
+
+    pub(super) const fn holds(&self) -> bool {
+        matches!(self.progress, Progress::Held | Progress::Clearing(_))
+    }
+
+    /// The primary said that it is a replica: it comes back, if it does, in a new term.
+    pub(super) fn was_demoted(&self) -> bool {
+        self.signs.contains(&Sign::Demoted)
+    }
+
+    pub(super) fn kind(&self) -> FailoverKind {
+        if self.was_demoted() {
+            FailoverKind::Manual
+        } else if self.signs.iter().any(|sign| sign.is_down()) {
+            FailoverKind::Crash
+        } else if self.signs.contains(&Sign::Attempt) {
+            FailoverKind::Planned
+        } else {
+            FailoverKind::Manual
+        }
+    }
+}
+
+// === impl Sign ===
+
+impl Sign {
+    const fn is_down(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Loading | Self::ObjectivelyDown)
+    }
+
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Attempt => "a sentinel leads a failover",
+            Self::NamedElsewhere => "sentinels name another primary",
+            Self::ObjectivelyDown => "sentinels agree that it is down",
+            Self::Unreachable => "it does not answer",
+            Self::Loading => "it is loading its data set",
+            Self::Demoted => "it says that it is a replica",
+        }
+    }
+}
