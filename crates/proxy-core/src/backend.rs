@@ -97,9 +97,9 @@ impl Link {
 
     /// Counts a command that has been answered.
     #[inline]
-    pub(crate) fn account(&self, shape: Shape, outcome: Outcome, elapsed: Duration) {
+    pub(crate) fn account(&self, shape: Shape, class: Class, outcome: Outcome, elapsed: Duration) {
         self.cells.command(shape.command, outcome);
-        self.cells.command_duration(Class::Data, elapsed);
+        self.cells.command_duration(class, elapsed);
     }
 
     /// Counts a command whose outcome nobody knows.

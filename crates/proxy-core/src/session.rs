@@ -276,6 +276,10 @@ impl Session {
             }
             let bytes = rest.get(..frame.len).unwrap_or_default();
             let command = Command::new(bytes, frame);
+            if command.is_http() {
+                // As Redis does: somebody makes a browser speak to us.
+                return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
+            }
             let turn = match self.plan(&command) {
                 Plan::Primary | Plan::Replica(_) if frame.len > limits::REQUEST_SHARED_BYTES => Turn::Aside,
                 Plan::Hold => Turn::Held,

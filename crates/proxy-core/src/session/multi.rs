@@ -53,7 +53,8 @@ impl Session {
                 return None;
             }
             if frame.shape == RequestShape::Empty {
-                continue;
+                // A blank line means nothing to Redis; Valkey 8 reads what follows it as an inline request.
+                return None;
             }
             commands += 1;
             match command.spec().class {

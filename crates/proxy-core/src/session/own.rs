@@ -9,7 +9,7 @@ use super::{Close, Session, shape_of};
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::{Profile, Resp, auth};
 use crate::error::Error;
-use crate::metrics::{CloseReason, Outcome};
+use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use crate::route::Plan;
 use crate::settings::ClientAuth;
 
@@ -292,6 +292,11 @@ impl Session {
             "client|reply" => out.extend_from_slice(&Error::Unsupported("CLIENT REPLY OFF and SKIP").reply()),
             "client|kill" => out.extend_from_slice(&Error::Unsupported("CLIENT KILL").reply()),
             "client|unblock" => out.extend_from_slice(&Error::Unsupported("CLIENT UNBLOCK").reply()),
+            "client|capa" | "client|import-source" => {
+                out.extend_from_slice(&Error::Unsupported("CLIENT CAPA and IMPORT-SOURCE").reply());
+            }
+            // A subcommand that the table does not know may change the connection: it gets one of its own.
+            "client" => return self.stream(command, LeaseReason::Tracking).await,
             _ => return self.hold(command).await,
         }
         self.answer(&command, &out);

@@ -1,0 +1,200 @@
+//! What waits to be written to the node, and what was written and is not answered yet.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use sentinel_watcher::BoxIo;
+use tokio::io::AsyncWrite;
+
+use crate::error::Sent;
+use crate::limits;
+
+/// Frames in the order of their sending, gathered into chunks: one chunk is one write. A chunk is kept until all
+/// its frames are answered, so that a command that must travel again can be copied out of it.
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// Sent and not wholly answered, then unsent.
+    chunks: VecDeque<Chunk>,
+    /// Number of the first chunk, counted from the connection's start.
+    first: u64,
+    /// How many of `chunks` are wholly written.
+    written: usize,
+    /// An empty buffer for the next chunk.
+    spare: Option<Vec<u8>>,
+}
+
+/// Where a frame stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Number of its chunk.
+    chunk: u64,
+    start: usize,
+    len: usize,
+}
+
+struct Chunk {
+    bytes: Vec<u8>,
+    unanswered: usize,
+    written: usize,
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Appends `frame` to the chunk that leaves next.
+    pub(super) fn push(&mut self, frame: &[u8]) -> Place {
+        let open = match self.chunks.back() {
+            Some(chunk) if self.written < self.chunks.len() => {
+                chunk.written == 0 && chunk.bytes.len() + frame.len() <= limits::SCRATCH_BYTES
+            }
+            _ => false,
+        };
+        if !open {
+            let bytes = self.spare.take().unwrap_or_default();
+            self.chunks.push_back(Chunk {
+                bytes,
+                unanswered: 0,
+                written: 0,
+            });
+        }
+        let number = self.first + self.chunks.len() as u64 - 1;
+        let chunk = self.chunks.back_mut().expect("just pushed");
+        let start = chunk.bytes.len();
+        chunk.bytes.extend_from_slice(frame);
+        chunk.unanswered += 1;
+        Place {
+            chunk: number,
+            start,
+            len: frame.len(),
+        }
+    }
+
+    /// Writes what waits; `sent` hears of each write. Ready when the connection is lost.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut BoxIo,
+        mut sent: impl FnMut(usize),
+    ) -> Poll<io::Error> {
+        while let Some(chunk) = self.chunks.get_mut(self.written) {
+            let rest = chunk.bytes.get(chunk.written..).unwrap_or_default();
+            match ready!(Pin::new(&mut *io).poll_write(cx, rest)) {
+                Ok(0) => return Poll::Ready(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    chunk.written += n;
+                    sent(n);
+                    if chunk.written == chunk.bytes.len() {
+                        self.written += 1;
+                    }
+                }
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The frame at `place` is answered; chunks that are done with make room.
+    pub(super) fn answered(&mut self, place: Place) {
+        if let Some(chunk) = self.chunk_mut(place) {
+            chunk.unanswered -= 1;
+        }
+        while self.written > 0 && self.chunks.front().is_some_and(|chunk| chunk.unanswered == 0) {
+            let mut bytes = self.chunks.pop_front().expect("just seen").bytes;
+            self.written -= 1;
+            self.first += 1;
+            if self.spare.is_none() && bytes.capacity() <= limits::BUFFER_KEEP_BYTES {
+                bytes.clear();
+                self.spare = Some(bytes);
+            }
+        }
+    }
+
+    /// A copy of an unanswered frame.
+    pub(super) fn copy(&mut self, place: Place) -> Bytes {
+        let bytes = self
+            .chunk_mut(place)
+            .and_then(|chunk| chunk.bytes.get(place.start..place.start + place.len));
+        Bytes::copy_from_slice(bytes.expect("a chunk outlives its unanswered frames"))
+    }
+
+    /// Whether any byte of an unanswered frame was written.
+    pub(super) fn sent(&mut self, place: Place) -> Sent {
+        match self.chunk_mut(place) {
+            Some(chunk) if chunk.written > place.start => Sent::Maybe,
+            _ => Sent::Never,
+        }
+    }
+
+    fn chunk_mut(&mut self, place: Place) -> Option<&mut Chunk> {
+        self.chunks
+            .get_mut(usize::try_from(place.chunk - self.first).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Writes all that waits to a pipe of `room` bytes. True: it took everything.
+    fn write(outbox: &mut Outbox, io: &mut BoxIo) -> usize {
+        let mut total = 0;
+        let _ = outbox.poll_write(&mut Context::from_waker(Waker::noop()), io, |n| total += n);
+        total
+    }
+
+    #[test]
+    fn frames_that_gather_leave_in_one_chunk() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let mut io: BoxIo = Box::new(near);
+        let mut outbox = Outbox::default();
+        let first = outbox.push(b"one");
+        let second = outbox.push(b"two");
+        assert_eq!(write(&mut outbox, &mut io), 6);
+        assert_eq!(outbox.copy(second), &b"two"[..]);
+        outbox.answered(first);
+        assert_eq!(outbox.chunks.len(), 1);
+        outbox.answered(second);
+        assert_eq!(outbox.chunks.len(), 0);
+        assert!(outbox.spare.is_some(), "the buffer is used again");
+    }
+
+    #[test]
+    fn a_frame_is_sent_from_its_first_byte_on() {
+        let (near, _far) = tokio::io::duplex(4);
+        let mut io: BoxIo = Box::new(near);
+        let mut outbox = Outbox::default();
+        let (first, second, third) = (outbox.push(b"one"), outbox.push(b"two"), outbox.push(b"six"));
+        assert_eq!(outbox.sent(first), Sent::Never);
+        assert_eq!(write(&mut outbox, &mut io), 4);
+        assert_eq!(
+            [first, second, third].map(|place| outbox.sent(place)),
+            [Sent::Maybe, Sent::Maybe, Sent::Never]
+        );
+        let later = outbox.push(b"later");
+        assert_eq!(outbox.sent(later), Sent::Never);
+        outbox.answered(first);
+        assert_eq!(outbox.copy(third), &b"six"[..]);
+    }
+
+    #[test]
+    fn a_written_chunk_takes_nothing_more() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let mut io: BoxIo = Box::new(near);
+        let mut outbox = Outbox::default();
+        let first = outbox.push(b"one");
+        write(&mut outbox, &mut io);
+        let second = outbox.push(b"two");
+        assert_eq!(outbox.sent(second), Sent::Never);
+        outbox.answered(first);
+        write(&mut outbox, &mut io);
+        assert_eq!(
+            (outbox.sent(second), outbox.copy(second)),
+            (Sent::Maybe, Bytes::from_static(b"two"))
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! A command's place in its session's reply queue, as a mux holds it.
+
+use std::rc::Rc;
+use std::task::Context;
+
+use bytes::Bytes;
+use resp_codec::CommandId;
+
+use super::Client;
+
+/// A command's place in its session's reply queue. Exactly one of [`Self::deliver`], [`Self::give_back`] ends it.
+#[must_use = "a ticket that is dropped leaves its client waiting for ever"]
+pub(crate) struct Ticket {
+    pub(super) client: Rc<Client>,
+    pub(super) seq: u64,
+    /// Consecutive places that this ticket stands for.
+    pub(super) count: u64,
+    pub(super) bytes: usize,
+}
+
+/// A command that came back unanswered.
+pub(crate) struct Returned {
+    /// Its place.
+    pub seq: u64,
+    /// Its frame, or the frames of its MULTI block.
+    pub frame: Bytes,
+    /// What it is.
+    pub shape: Shape,
+    /// The node's refusal, to be answered if nobody takes the command in time.
+    pub refusal: Option<Bytes>,
+}
+
+/// What a mux must know of a command in order to answer, account and resend it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Row of the command table.
+    pub command: CommandId,
+    /// Reply frames it is answered with: 1, or one for each command of a MULTI block.
+    pub replies: u32,
+    /// `readonly` and no script: may travel twice.
+    pub read: bool,
+    /// The node's entry check alone can have answered a refusal: no script, no module, no EXEC.
+    pub refusable: bool,
+    /// How often a lost connection already made it travel again.
+    pub resends: u8,
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Takes `next` in, if it stands right behind this one: both are then answered together.
+    ///
+    /// # Errors
+    /// `next` itself, if it belongs elsewhere.
+    pub(crate) fn absorb(&mut self, next: Self) -> Result<(), Self> {
+        if Rc::ptr_eq(&self.client, &next.client) && self.seq + self.count == next.seq {
+            self.count += next.count;
+            self.bytes += next.bytes;
+            Ok(())
+        } else {
+            Err(next)
+        }
+    }
+
+    /// An earlier command of this client is to be sent again, so this one must not overtake it.
+    #[must_use]
+    pub(crate) fn is_behind_returned(&self) -> bool {
+        self.client
+            .state
+            .borrow()
+            .returned
+            .front()
+            .is_some_and(|first| first.seq < self.seq)
+    }
+
+    /// All earlier commands of this client have been answered.
+    #[must_use]
+    pub(crate) fn is_next(&self) -> bool {
+        self.client.state.borrow().head == self.seq
+    }
+
+    /// Too much output waits for this client. Wakes `cx` when that has changed.
+    #[must_use]
+    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
+        self.client.is_stalled(cx)
+    }
+
+    /// Bytes this client has taken so far; how a slow client is told from a stuck one.
+    #[must_use]
+    pub(crate) fn taken(&self) -> u64 {
+        self.client.state.borrow().written
+    }
+
+    /// The client takes nothing while others wait behind its reply: its session ends.
+    pub(crate) fn break_off(&self) {
+        self.client.break_off();
+    }
+
+    /// Passes on a part of the reply. Only when [`Self::is_next`].
+    pub(crate) fn part(&self, bytes: &[u8]) {
+        debug_assert!(self.is_next(), "a part out of turn");
+        self.client.state.borrow_mut().put(bytes);
+    }
+
+    /// Answers the commands: `replies` is their complete replies, or what is left of them after [`Self::part`].
+    pub(crate) fn deliver(self, replies: &[u8]) {
+        let state = &mut *self.client.state.borrow_mut();
+        state.landed(self.count, self.bytes);
+        state.deliver(self.seq, self.count, replies);
+    }
+
+    /// Gives the command back to its session, to be sent again.
+    pub(crate) fn give_back(self, frame: Bytes, shape: Shape, refusal: Option<Bytes>) {
+        debug_assert_eq!(self.count, 1, "a run is answered whole");
+        let state = &mut *self.client.state.borrow_mut();
+        state.landed(self.count, self.bytes);
+        let at = state.returned.partition_point(|other| other.seq < self.seq);
+        state.returned.insert(
+            at,
+            Returned {
+                seq: self.seq,
+                frame,
+                shape,
+                refusal,
+            },
+        );
+        state.wake();
+    }
+}

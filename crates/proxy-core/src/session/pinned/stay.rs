@@ -1,0 +1,222 @@
+//! What a session carries from lease to lease.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Class, Command, ReplyKind};
+use tokio::time::Instant;
+
+use super::rearm;
+use crate::backend::lease::{Budget, Lease, LeaseState};
+use crate::backend::profile::{Profile, Resp};
+use crate::backend::{Backend, Link};
+use crate::client::Shape;
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::LeaseReason;
+use crate::session::shape_of;
+
+/// A session's stay on leases, over as many nodes as it takes.
+pub(super) struct Stay {
+    pub(super) budget: Budget,
+    pub(super) reason: LeaseReason,
+    pub(super) held: Option<HeldLease>,
+    pub(super) state: LeaseState,
+    pub(super) journal: Journal,
+    /// A watched primary is gone: EXEC answers null.
+    pub(super) watch_broken: bool,
+    /// An open MULTI was lost past the bound of its journal.
+    pub(super) transaction_lost: bool,
+}
+
+/// A lease and the node that it leads to.
+pub(super) struct HeldLease {
+    pub(super) lease: Lease,
+    pub(super) backend: Rc<Backend>,
+}
+
+/// The commands of an open MULTI, to be replayed on a new primary.
+#[derive(Default)]
+pub(super) struct Journal {
+    pub(super) frames: BytesMut,
+    pub(super) commands: usize,
+    /// It grew past its bound.
+    pub(super) over: bool,
+    /// SELECT commands in it: their place among the replies of EXEC, and the database.
+    selects: Vec<(usize, u32)>,
+}
+
+/// One command's way over the lease.
+pub(super) struct Call {
+    pub(super) shape: Shape,
+    /// Inside MULTI it is only queued.
+    pub(super) queues: bool,
+    /// It may block, and CLIENT UNBLOCK proves that it has done nothing.
+    pub(super) unblocks: bool,
+    /// When its first attempt began: what is left of a blocking command's timeout is counted from here.
+    pub(super) since: Instant,
+    resent: bool,
+    pub(super) node: Option<Rc<Link>>,
+    /// The refusal that is being waited out.
+    pub(super) refused: Option<Bytes>,
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn new(command: &Command<Bytes>, stay: &Stay) -> Self {
+        let spec = command.spec();
+        let ends = matches!(spec.name, "exec" | "discard");
+        let queues = spec.class != Class::Transaction || spec.name == "multi";
+        let mut shape = shape_of(command);
+        // These change nothing but the connection, which is rebuilt wherever they are sent.
+        shape.read |= matches!(spec.name, "watch" | "unwatch" | "multi" | "discard");
+        // A transaction that was not executed yet, or EXEC's own refusal, is the node's entry check.
+        shape.refusable |= ends;
+        Self {
+            shape,
+            queues,
+            unblocks: command.may_block() && !stay.state.in_multi,
+            since: Instant::now(),
+            resent: false,
+            node: None,
+            refused: None,
+        }
+    }
+
+    /// The frame to send now: a blocking command that is armed again has only its remaining time.
+    pub(super) fn frame_now(&mut self, command: &Command<Bytes>) -> Bytes {
+        if std::mem::replace(&mut self.resent, true) && self.unblocks {
+            return rearm::with_timeout_left(command, self.since.elapsed());
+        }
+        command.frame().clone()
+    }
+}
+
+// === impl Stay ===
+
+impl Stay {
+    pub(super) fn new(budget: Budget, reason: LeaseReason) -> Self {
+        Self {
+            budget,
+            reason,
+            held: None,
+            state: LeaseState::default(),
+            journal: Journal::default(),
+            watch_broken: false,
+            transaction_lost: false,
+        }
+    }
+
+    /// The connection is gone; what can be rebuilt is rebuilt on the next.
+    pub(super) fn lose(&mut self) {
+        self.held = None;
+        self.watch_broken |= self.state.watching;
+        self.transaction_lost |= self.state.in_multi && self.journal.over;
+    }
+
+    /// The stay is over without a clean end: nothing of it is carried on.
+    pub(super) fn give_up(&mut self) {
+        *self = Self::new(self.budget, self.reason);
+    }
+
+    /// What to answer instead of the node, where a move broke the transaction.
+    pub(super) fn instead_of(&self, command: &Command<Bytes>, resp: Resp) -> Option<Bytes> {
+        if !self.state.in_multi {
+            return None;
+        }
+        let exec = command.spec().name == "exec";
+        if self.transaction_lost {
+            return Some(Error::TransactionLost.reply());
+        }
+        (exec && self.watch_broken)
+            .then(|| Bytes::from_static(if resp == Resp::Three { b"_\r\n" } else { b"*-1\r\n" }))
+    }
+
+    /// What the node's answer to `command` means for the connection.
+    pub(super) fn note(
+        &mut self,
+        command: &Command<Bytes>,
+        kind: ReplyKind,
+        reply: &Bytes,
+        profile: &mut Profile,
+    ) {
+        let ok = !kind.is_error();
+        match command.spec().name {
+            "multi" if ok => {
+                self.state.in_multi = true;
+                self.journal = Journal::default();
+                self.journal.add(command);
+            }
+            "exec" if self.state.in_multi => {
+                self.journal
+                    .apply_selects(reply, profile, &mut self.state.altered);
+                self.end_transaction();
+            }
+            "discard" if ok => self.end_transaction(),
+            "watch" if ok => self.state.watching = true,
+            "unwatch" if ok && !self.state.in_multi => {
+                self.state.watching = false;
+                self.watch_broken = false;
+            }
+            _ if self.state.in_multi => {
+                self.state.altered |=
+                    command.spec().class == Class::Session && command.spec().name != "select";
+                self.journal.add(command);
+            }
+            "select" if ok => {
+                self.state.altered = true;
+                profile.db = database(command).unwrap_or(profile.db);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn end_transaction(&mut self) {
+        self.state.in_multi = false;
+        self.state.watching = false;
+        self.watch_broken = false;
+        self.transaction_lost = false;
+        self.journal = Journal::default();
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    pub(super) fn add(&mut self, command: &Command<Bytes>) {
+        let frame = command.frame();
+        if self.over || self.frames.len() + frame.len() > limits::JOURNAL_BYTES {
+            self.over = true;
+            self.frames = BytesMut::new();
+            return;
+        }
+        if command.spec().name == "select" {
+            self.selects
+                .extend(database(command).map(|db| (self.commands.saturating_sub(1), db)));
+        }
+        self.frames.extend_from_slice(frame);
+        self.commands += 1;
+    }
+
+    /// The databases that EXEC selected become the session's.
+    pub(super) fn apply_selects(&self, reply: &Bytes, profile: &mut Profile, altered: &mut bool) {
+        if self.selects.is_empty() {
+            return;
+        }
+        *altered = true;
+        let Ok(value) = resp_codec::value::decode(reply) else {
+            return;
+        };
+        for (at, db) in &self.selects {
+            let answer = value.as_array().and_then(|answers| answers.get(*at));
+            if answer.and_then(|answer| answer.as_str()) == Some("OK") {
+                profile.db = *db;
+            }
+        }
+    }
+}
+
+fn database(command: &Command<Bytes>) -> Option<u32> {
+    std::str::from_utf8(command.arg(1)?).ok()?.parse().ok()
+}
