@@ -6,7 +6,7 @@ pub(crate) mod lease;
 pub(crate) mod mux;
 pub(crate) mod profile;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,9 +58,11 @@ pub(crate) struct Backend {
     muxes: RefCell<Vec<Option<Rc<Mux>>>>,
     /// Those that only finish what they have.
     leaving: RefCell<Vec<Rc<Mux>>>,
-    blocking: LeasePool,
-    streaming: LeasePool,
-    transaction: LeasePool,
+    blocking: OnceCell<LeasePool>,
+    streaming: OnceCell<LeasePool>,
+    transaction: OnceCell<LeasePool>,
+    /// Since when no session has used it.
+    unused_since: Cell<Option<Instant>>,
     /// The node's answer to HELLO in this Profile's RESP version.
     hello: RefCell<Option<Bytes>>,
     fenced: Cell<bool>,
@@ -135,33 +137,48 @@ impl Link {
 
 impl Backend {
     pub(crate) fn new(link: Rc<Link>, profile: Profile) -> Rc<Self> {
-        let settings = Rc::clone(&link.settings);
-        let pool = |asks_id| {
+        Rc::new(Self {
+            muxes: RefCell::new(vec![None; link.settings.mux_connections.max(1)]),
+            leaving: RefCell::new(Vec::new()),
+            blocking: OnceCell::new(),
+            streaming: OnceCell::new(),
+            transaction: OnceCell::new(),
+            unused_since: Cell::new(None),
+            hello: RefCell::new(None),
+            fenced: Cell::new(false),
+            link,
+            profile,
+        })
+    }
+
+    fn pool(&self, budget: Budget) -> &LeasePool {
+        let pool = match budget {
+            Budget::Blocking => &self.blocking,
+            Budget::Streaming => &self.streaming,
+            Budget::Transaction => &self.transaction,
+        };
+        pool.get_or_init(|| {
+            let settings = &self.link.settings;
             let manager = NodeManager {
-                dial: Arc::clone(&link.dial),
-                node: link.node.address.clone(),
-                profile: profile.clone(),
+                dial: Arc::clone(&self.link.dial),
+                node: self.link.node.address.clone(),
+                profile: self.profile.clone(),
                 timeout: settings.connect_timeout,
-                cells: Arc::clone(&link.node_cells),
-                asks_id,
+                cells: Arc::clone(&self.link.node_cells),
+                asks_id: budget == Budget::Blocking,
             };
             LeasePool::new(
                 manager,
                 settings.pool_size.div_ceil(settings.workers),
                 settings.lease_wait_timeout,
             )
-        };
-        Rc::new(Self {
-            blocking: pool(true),
-            streaming: pool(false),
-            transaction: pool(false),
-            link,
-            profile,
-            muxes: RefCell::new(vec![None; settings.mux_connections.max(1)]),
-            leaving: RefCell::new(Vec::new()),
-            hello: RefCell::new(None),
-            fenced: Cell::new(false),
         })
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &LeasePool> {
+        [&self.blocking, &self.streaming, &self.transaction]
+            .into_iter()
+            .filter_map(OnceCell::get)
     }
 
     /// The node.
@@ -189,13 +206,8 @@ impl Backend {
 
     /// A connection of one's own.
     pub(crate) async fn lease(&self, budget: Budget, reason: LeaseReason) -> Result<Lease, LeaseError> {
-        let pool = match budget {
-            Budget::Blocking => &self.blocking,
-            Budget::Streaming => &self.streaming,
-            Budget::Transaction => &self.transaction,
-        };
         let started = Instant::now();
-        let lease = pool.get().await;
+        let lease = self.pool(budget).get().await;
         self.link.cells.lease_wait(started.elapsed());
         if self.fenced.get() {
             return Err(LeaseError::Lost);
@@ -212,7 +224,7 @@ impl Backend {
     /// own answer tells what became of it.
     pub(crate) async fn unblock(&self, id: i64) -> bool {
         let exchange = async {
-            let mut lease = self.transaction.get().await.ok()?;
+            let mut lease = self.pool(Budget::Transaction).get().await.ok()?;
             let mut request = bytes::BytesMut::new();
             write::command(
                 &mut request,
@@ -269,9 +281,27 @@ impl Backend {
         {
             mux.fence();
         }
-        for pool in [&self.blocking, &self.streaming, &self.transaction] {
-            pool.close();
+        self.pools().for_each(LeasePool::close);
+    }
+
+    /// True: no session has used it for a while; its connections close.
+    pub(crate) fn retire_if_unused(self: &Rc<Self>, now: Instant) -> bool {
+        let muxes = self.muxes.borrow();
+        let used = Rc::strong_count(self) > 1
+            || muxes.iter().flatten().any(Mux::is_used)
+            || !self.leaving.borrow().is_empty()
+            || self.pools().any(|pool| !pool.is_empty());
+        if used {
+            self.unused_since.set(None);
+            return false;
         }
+        let since = self.unused_since.get().unwrap_or(now);
+        self.unused_since.set(Some(since));
+        let retires = now.duration_since(since).as_secs() >= limits::BACKEND_IDLE_SECS;
+        if retires {
+            muxes.iter().flatten().for_each(|mux| mux.retire());
+        }
+        retires
     }
 
     /// Cuts the shared connections: their reads travel again, on fresh ones.
@@ -284,9 +314,7 @@ impl Backend {
     /// Reaps what nobody uses. True: a mux has been silent past `--node-timeout`.
     pub(crate) fn pulse(&self, now: Instant) -> bool {
         let idle = Duration::from_secs(limits::LEASE_IDLE_SECS);
-        for pool in [&self.blocking, &self.streaming, &self.transaction] {
-            pool.reap(idle);
-        }
+        self.pools().for_each(|pool| pool.reap(idle));
         let leaving = &mut *self.leaving.borrow_mut();
         leaving.retain(|mux| !mux.is_closed());
         let timeout = self.link.settings.node_timeout;

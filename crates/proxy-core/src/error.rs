@@ -53,7 +53,9 @@ pub(crate) enum Error<'a> {
     },
     /// An open MULTI could not be carried to the new primary.
     TransactionLost,
-    /// A watched session's primary changed while it was in MULTI, past the journal's bound.
+    /// slipring refused a command of an open MULTI.
+    TransactionRefused,
+    /// `--max-clients` are served already.
     MaxClients,
     /// The client has not presented its password to slipring (`--client-auth proxy`).
     NoAuth,
@@ -85,6 +87,7 @@ impl fmt::Display for Error<'_> {
             Self::TransactionLost => {
                 f.write_str("EXECABORT Transaction discarded because the primary changed and it was too large to move")
             }
+            Self::TransactionRefused => f.write_str("EXECABORT Transaction discarded because of previous errors."),
             Self::MaxClients => f.write_str("ERR max number of clients reached"),
             Self::NoAuth => f.write_str("NOAUTH Authentication required."),
             Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),

@@ -48,6 +48,9 @@ pub(crate) const READ_RESENDS: u8 = 1;
 /// Idle time after which an unused lease is closed.
 pub(crate) const LEASE_IDLE_SECS: u64 = 60;
 
+/// Time after which the connections of a Profile that no session uses any more are closed.
+pub(crate) const BACKEND_IDLE_SECS: u64 = 60;
+
 /// Pause between two attempts of a command that a node refused or could not be reached for: first and longest.
 pub(crate) const RETRY_PAUSE_MS: (u64, u64) = (5, 100);
 

@@ -14,6 +14,7 @@ use sentinel_watcher::{Dial, Epoch, HealthFeed, HintSender, Primary, Suspicion, 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::backend::conn::ConnectError;
 use crate::backend::profile::Profile;
 use crate::backend::{Backend, Link, NodeKey};
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
@@ -127,16 +128,36 @@ impl Fleet {
         backend.expect("a plan names a node of the topology it was made from")
     }
 
+    /// Whether the primary grants `profile`. Only what it grants gets a backend of its own.
+    ///
+    /// # Panics
+    /// Without a primary.
+    pub(crate) fn prove(&self, profile: &Profile) -> impl Future<Output = Result<(), ConnectError>> + use<> {
+        let prover = self.prover();
+        let proven = {
+            let nodes = self.nodes.borrow();
+            nodes
+                .get(&prover.link().node)
+                .is_some_and(|node| node.backends.contains_key(profile))
+        };
+        let profile = profile.clone();
+        async move {
+            if !proven {
+                prover.link().connect(&profile, ConnectionKind::Control).await?;
+            }
+            Ok(())
+        }
+    }
+
     /// Where the primary is asked whether credentials are right.
     ///
     /// # Panics
     /// Without a primary.
     pub(crate) fn prover(&self) -> Rc<Backend> {
-        let backend = self.backend_of(Plan::Primary, &Profile::default());
-        let nodes = self.nodes.borrow();
-        let node = nodes
-            .get(&backend.link().node)
-            .expect("the backend has just been made");
+        let key = self.topology().shard(0).primary.as_ref().map(key_of);
+        let nodes = &mut *self.nodes.borrow_mut();
+        let key = key.expect("the caller knows of a primary");
+        let node = nodes.entry(key).or_insert_with_key(|key| self.node(key));
         Rc::clone(&node.prover)
     }
 
@@ -151,7 +172,9 @@ impl Fleet {
 
     /// Looks after silent nodes and idle connections.
     pub(crate) fn pulse(&self, now: Instant) {
-        for node in self.nodes.borrow().values() {
+        for node in self.nodes.borrow_mut().values_mut() {
+            node.backends.retain(|_, backend| !backend.retire_if_unused(now));
+            let node = &*node;
             let backends = || node.backends.values().chain([&node.prover]);
             let silent = backends().filter(|backend| backend.pulse(now)).count() > 0;
             if silent && !node.probing.replace(true) {

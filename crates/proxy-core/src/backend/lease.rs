@@ -102,6 +102,11 @@ impl LeasePool {
         self.0.close();
     }
 
+    /// It has no connection, and none is leased.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.status().size == 0
+    }
+
     /// Closes connections that nobody has used for `idle`.
     pub(crate) fn reap(&self, idle: Duration) {
         let _ = self.0.retain(|_, metrics: Metrics| metrics.last_used() < idle);

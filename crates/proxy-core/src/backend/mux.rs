@@ -47,8 +47,6 @@ struct State {
     entries: VecDeque<InFlight>,
     outbox: Outbox,
     waker: Option<Waker>,
-    /// Whoever waits for the handshake.
-    openers: Vec<oneshot::Sender<Result<(), Bytes>>>,
     replies: Replies,
     /// Since when the node owes an answer without having sent anything.
     silent_since: Option<Instant>,
@@ -91,7 +89,6 @@ impl Mux {
                 entries: VecDeque::new(),
                 outbox: Outbox::default(),
                 waker: None,
-                openers: Vec::new(),
                 replies: Replies::default(),
                 silent_since: None,
                 stuck: None,
@@ -125,24 +122,20 @@ impl Mux {
         answer.await.ok()
     }
 
-    /// Waits for the handshake.
-    ///
-    /// # Errors
-    /// The node's refusal of the Profile; `None` if the node cannot be reached.
-    pub(crate) async fn opened(&self) -> Result<(), Option<Bytes>> {
-        let opening = {
-            let state = &mut *self.state.borrow_mut();
-            match state.phase {
-                Phase::Open | Phase::Retired => return Ok(()),
-                Phase::Closed => return Err(None),
-                Phase::Connecting => {
-                    let (sender, opening) = oneshot::channel();
-                    state.openers.push(sender);
-                    opening
-                }
+    /// A session holds it, or it owes an answer. (Its backend and its own task hold it, too.)
+    pub(crate) fn is_used(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 2 || !self.state.borrow().entries.is_empty()
+    }
+
+    /// Takes nothing new, and closes once all is answered.
+    pub(crate) fn retire(&self) {
+        let state = &mut *self.state.borrow_mut();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Retired;
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
             }
-        };
-        opening.await.map_err(|_| None)?.map_err(Some)
+        }
     }
 
     /// Cuts the connection: what the node has not answered is given back or is an unknown outcome.
@@ -201,9 +194,6 @@ impl Mux {
                 return;
             }
             state.phase = Phase::Open;
-            for opener in state.openers.drain(..) {
-                let _ = opener.send(Ok(()));
-            }
         }
         let turns = std::future::poll_fn(|cx| self.poll(cx, &mut io));
         if tokio::task::coop::unconstrained(turns).await.is_err()
@@ -317,12 +307,6 @@ impl State {
     fn lose(&mut self, link: &Link, refusal: Option<&Bytes>) -> bool {
         if std::mem::replace(&mut self.phase, Phase::Closed) == Phase::Closed {
             return false;
-        }
-        for opener in self.openers.drain(..) {
-            // Without a refusal the sender is dropped: the node cannot be reached.
-            if let Some(refusal) = refusal {
-                let _ = opener.send(Err(refusal.clone()));
-            }
         }
         let mut passing = std::mem::take(&mut self.replies).passing;
         for entry in std::mem::take(&mut self.entries) {

@@ -1,6 +1,7 @@
 //! How a session ends, and how it waits without missing that its client has gone.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::BytesMut;
 use resp_codec::RequestError;
 
 use super::{Reading, Session};
+use crate::backend::NodeKey;
 use crate::client::Order;
 use crate::limits;
 use crate::metrics::CloseReason;
@@ -76,6 +78,26 @@ impl Session {
             self.client.poll_room(cx).map(Ok)
         })
         .await
+    }
+
+    /// Runs `work` on a connection to `node` for as long as that is the primary and the client is there; `None`: it
+    /// is the primary no longer.
+    pub(super) async fn while_primary<F: Future>(
+        &mut self,
+        node: &NodeKey,
+        work: F,
+    ) -> Result<Option<F::Output>, Close> {
+        let mut applied = self.door.fleet.applied();
+        let mut work = pin!(work);
+        while self.door.fleet.is_primary(node) {
+            tokio::select! {
+                biased;
+                output = &mut work => return Ok(Some(output)),
+                close = self.gone() => return Err(close),
+                _ = applied.changed() => {}
+            }
+        }
+        Ok(None)
     }
 
     /// Ends when the client has hung up, or must go. What it sends meanwhile is kept, up to a bound.

@@ -206,14 +206,14 @@ impl Session {
             db,
             ..self.profile.clone()
         };
-        let id = self.id;
         let opened = self
             .with_primary(&command, |session| {
-                let mux = session.door.fleet.backend_of(Plan::Primary, &profile).mux(id);
+                let proof = session.door.fleet.prove(&profile);
                 async move {
-                    match mux.opened().await {
+                    match proof.await {
                         Ok(()) => Some(Bytes::from_static(b"+OK\r\n")),
-                        Err(refusal) => refusal,
+                        Err(ConnectError::Refused(refusal)) => Some(refusal),
+                        Err(ConnectError::Io(_)) => None,
                     }
                 }
             })

@@ -25,7 +25,7 @@ use crate::client::Shape;
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
 use crate::metrics::{LeaseReason, Outcome};
-use stay::{Call, HeldLease, Stay};
+use stay::{Abort, Call, HeldLease, Stay};
 
 /// PUBLISH reaches the replicas and changes nothing.
 const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
@@ -88,6 +88,7 @@ impl Session {
         }
         match command.spec().class {
             Class::Subscription | Class::Stream | Class::Tracking if stay.state.in_multi => {
+                stay.aborted = stay.aborted.or(Some(Abort::Refused));
                 self.answer(&command, &Error::Unsupported("this command inside MULTI").reply());
                 return Ok(());
             }
@@ -196,7 +197,8 @@ impl Session {
         }
         let sent = call.frame_now(command);
         let held = stay.held.as_mut().expect("taken above");
-        call.node = Some(std::rc::Rc::clone(held.backend.link()));
+        let link = std::rc::Rc::clone(held.backend.link());
+        call.node = Some(std::rc::Rc::clone(&link));
         let conn = held.lease.conn();
         let sending = async {
             if stay.reason == LeaseReason::Wait {
@@ -207,7 +209,7 @@ impl Session {
             }
             conn.send(&sent).await
         };
-        if sending.await.is_err() {
+        if !matches!(self.while_primary(&link.node, sending).await?, Some(Ok(()))) {
             stay.lose();
             return Ok(if call.queues && stay.state.in_multi {
                 Attempt::Again
@@ -247,12 +249,10 @@ impl Session {
                 }
                 Ok::<(), std::io::Error>(())
             };
-            let replayed = tokio::select! {
-                biased;
-                close = self.gone() => return Err(close),
-                replayed = replayed => replayed,
-            };
-            if replayed.is_err() {
+            if !matches!(
+                self.while_primary(&backend.link().node, replayed).await?,
+                Some(Ok(()))
+            ) {
                 return Ok(Ok(false));
             }
         }

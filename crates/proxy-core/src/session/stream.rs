@@ -222,7 +222,7 @@ impl Session {
     async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
         let mut applied = self.door.fleet.applied();
         loop {
-            if stream.send(lease).await.is_err() || !self.door.fleet.is_primary(node) {
+            if !matches!(self.while_primary(node, stream.send(lease)).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);
             }
             if stream.pending.is_empty()

@@ -25,8 +25,8 @@ pub(super) struct Stay {
     pub(super) journal: Journal,
     /// A watched primary is gone: EXEC answers null.
     pub(super) watch_broken: bool,
-    /// An open MULTI was lost past the bound of its journal.
-    pub(super) transaction_lost: bool,
+    /// Why the open MULTI can only end in EXECABORT.
+    pub(super) aborted: Option<Abort>,
 }
 
 /// A lease and the node that it leads to.
@@ -44,6 +44,15 @@ pub(super) struct Journal {
     pub(super) over: bool,
     /// SELECT commands in it: their place among the replies of EXEC, and the database.
     selects: Vec<(usize, u32)>,
+}
+
+/// Why an open MULTI can only end in EXECABORT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Abort {
+    /// Its connection was lost, and it had outgrown its journal.
+    Lost,
+    /// slipring refused one of its commands.
+    Refused,
 }
 
 /// One command's way over the lease.
@@ -104,7 +113,7 @@ impl Stay {
             state: LeaseState::default(),
             journal: Journal::default(),
             watch_broken: false,
-            transaction_lost: false,
+            aborted: None,
         }
     }
 
@@ -112,7 +121,9 @@ impl Stay {
     pub(super) fn lose(&mut self) {
         self.held = None;
         self.watch_broken |= self.state.watching;
-        self.transaction_lost |= self.state.in_multi && self.journal.over;
+        if self.state.in_multi && self.journal.over {
+            self.aborted = Some(Abort::Lost);
+        }
     }
 
     /// The stay is over without a clean end: nothing of it is carried on.
@@ -126,11 +137,16 @@ impl Stay {
             return None;
         }
         let exec = command.spec().name == "exec";
-        if self.transaction_lost {
-            return Some(Error::TransactionLost.reply());
+        match self.aborted {
+            Some(Abort::Lost) => Some(Error::TransactionLost.reply()),
+            Some(Abort::Refused) if exec => Some(Error::TransactionRefused.reply()),
+            _ if exec && self.watch_broken => Some(Bytes::from_static(if resp == Resp::Three {
+                b"_\r\n"
+            } else {
+                b"*-1\r\n"
+            })),
+            _ => None,
         }
-        (exec && self.watch_broken)
-            .then(|| Bytes::from_static(if resp == Resp::Three { b"_\r\n" } else { b"*-1\r\n" }))
     }
 
     /// What the node's answer to `command` means for the connection.
@@ -176,7 +192,7 @@ impl Stay {
         self.state.in_multi = false;
         self.state.watching = false;
         self.watch_broken = false;
-        self.transaction_lost = false;
+        self.aborted = None;
         self.journal = Journal::default();
     }
 }
