@@ -17,7 +17,7 @@ use sentinel_watcher::{Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
-use crate::backend::lease::{Budget, Clean, Lease, LeaseError, LeasePool, LeaseState, NodeManager};
+use crate::backend::lease::{Budget, Lease, LeaseError, LeasePool, NodeManager};
 use crate::backend::mux::Mux;
 use crate::backend::profile::{Profile, Resp};
 use crate::client::Shape;
@@ -77,7 +77,7 @@ impl Link {
         profile: &Profile,
         kind: ConnectionKind,
     ) -> Result<Conn, ConnectError> {
-        let counted = Counted::new(&self.node_cells, kind);
+        let counted = Counted::new(&self.node_cells, &self.cells, kind);
         Conn::open(
             &*self.dial,
             &self.node.address,
@@ -164,7 +164,8 @@ impl Backend {
                 node: self.link.node.address.clone(),
                 profile: self.profile.clone(),
                 timeout: settings.connect_timeout,
-                cells: Arc::clone(&self.link.node_cells),
+                node_cells: Arc::clone(&self.link.node_cells),
+                cells: Arc::clone(&self.link.cells),
                 asks_id: budget == Budget::Blocking,
             };
             LeasePool::new(
@@ -196,7 +197,7 @@ impl Backend {
         }
         let mux = Mux::open(Rc::clone(&self.link), self.profile.clone());
         if self.fenced.get() {
-            mux.fence();
+            mux.cut();
         }
         if let Some(old) = slot.replace(Rc::clone(&mux)) {
             self.leaving.borrow_mut().push(old);
@@ -220,19 +221,22 @@ impl Backend {
         lease
     }
 
-    /// CLIENT UNBLOCK of the connection `id`, over another. True: the node heard it, so that the blocked command's
+    /// CLIENT UNBLOCK of the connection `id`, over a fresh one: no fence closes that. True: the node heard it, so that the blocked command's
     /// own answer tells what became of it.
     pub(crate) async fn unblock(&self, id: i64) -> bool {
         let exchange = async {
-            let mut lease = self.pool(Budget::Transaction).get().await.ok()?;
+            let mut conn = self
+                .link
+                .connect(&self.profile, ConnectionKind::Control)
+                .await
+                .ok()?;
             let mut request = bytes::BytesMut::new();
             write::command(
                 &mut request,
                 &[b"CLIENT", b"UNBLOCK", id.to_string().as_bytes(), b"ERROR"],
             );
-            lease.conn().send(&request).await.ok()?;
-            let (kind, _) = lease.conn().reply().await.ok()?;
-            lease.release(Clean::prove(&LeaseState::default())?);
+            conn.send(&request).await.ok()?;
+            let (kind, _) = conn.reply().await.ok()?;
             (!kind.is_error()).then_some(())
         };
         matches!(
@@ -279,7 +283,7 @@ impl Backend {
             .flatten()
             .chain(self.leaving.borrow().iter())
         {
-            mux.fence();
+            mux.cut();
         }
         self.pools().for_each(LeasePool::close);
     }
@@ -307,7 +311,7 @@ impl Backend {
     /// Cuts the shared connections: their reads travel again, on fresh ones.
     pub(crate) fn cut(&self) {
         for mux in self.muxes.borrow().iter().flatten() {
-            mux.fence();
+            mux.cut();
         }
     }
 

@@ -61,6 +61,8 @@ struct State {
     written: u64,
     /// When the client last said something; to the resolution of the worker's pulse.
     heard: Instant,
+    /// What ended `io`.
+    broken_by: CloseReason,
     wants: Wants,
     order: Option<Order>,
 }
@@ -107,6 +109,7 @@ impl Client {
                 feeders: Vec::new(),
                 written: 0,
                 heard: now,
+                broken_by: CloseReason::Client,
                 wants: Wants::Nothing,
                 order: None,
             }),
@@ -271,15 +274,20 @@ impl Client {
         std::mem::take(&mut self.state.borrow_mut().returned)
     }
 
-    /// The socket failed.
+    /// Why nothing can be written any more, if so.
     #[must_use]
-    pub(crate) fn is_broken(&self) -> bool {
-        self.state.borrow().io.is_none()
+    pub(crate) fn broken(&self) -> Option<CloseReason> {
+        let state = self.state.borrow();
+        state.io.is_none().then_some(state.broken_by)
     }
 
     /// Nothing more can or shall be written; the session ends.
-    pub(crate) fn break_off(&self) {
-        self.state.borrow_mut().fail();
+    pub(crate) fn break_off(&self, reason: CloseReason) {
+        let state = &mut *self.state.borrow_mut();
+        if state.io.is_some() {
+            state.broken_by = reason;
+            state.fail();
+        }
     }
 
     /// What the worker wants of this session.

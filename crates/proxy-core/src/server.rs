@@ -378,7 +378,7 @@ impl Running {
             }
         };
         let client = self.clients.borrow_mut().remove(key);
-        client.break_off();
+        client.break_off(reason);
         self.state.cells.add(Counter::ClientsClosed(reason), 1);
         self.state.cells.gauge_add(Gauge::Clients { listener }, -1);
         self.load().fetch_sub(1, Ordering::Relaxed);

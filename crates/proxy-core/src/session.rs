@@ -11,6 +11,7 @@
 
 mod close;
 mod hold;
+mod input;
 mod multi;
 mod own;
 mod pinned;
@@ -24,7 +25,6 @@ use resp_codec::{
     Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape, write,
 };
 use sentinel_watcher::Epoch;
-use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::backend::lease::Budget;
@@ -34,9 +34,10 @@ use crate::client::{Client, Order, Shape};
 use crate::door::Door;
 use crate::error::Error;
 use crate::limits;
-use crate::metrics::{CloseReason, Counter, LeaseReason, Side};
+use crate::metrics::{CloseReason, LeaseReason};
 use crate::route::{self, Plan};
 use crate::settings::ClientAuth;
+use input::Reading;
 
 pub(crate) use close::Close;
 
@@ -56,23 +57,17 @@ pub(crate) struct Session {
     reading: Reading,
     primary: Option<Cached>,
     replica: Option<Cached>,
+    /// The primary's term at the session's last write: WAIT vouches for no other.
+    wrote_at: Option<Epoch>,
 }
 
 /// A shared connection that the last command took, good while the topology is the same.
 struct Cached {
     epoch: Epoch,
+    /// The primary's term at that epoch.
+    term: Option<Epoch>,
     plan: Plan,
     mux: Rc<Mux>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// `input` may hold a complete request.
-    Unscanned,
-    /// More input is needed.
-    Dry,
-    /// The client sends no more: what is outstanding is answered, then the connection closes.
-    Ended,
 }
 
 /// Why a session left its common way.
@@ -111,6 +106,7 @@ impl Session {
             reading: Reading::Dry,
             primary: None,
             replica: None,
+            wrote_at: None,
             door,
         }
     }
@@ -141,7 +137,7 @@ impl Session {
         for _ in 0..limits::READS_PER_TURN {
             ready!(self.client.poll_room(cx));
             let stop = match self.reading {
-                Reading::Unscanned => self.consume_kept(),
+                Reading::Unscanned | Reading::LastUnscanned => self.consume_kept(),
                 Reading::Dry => match ready!(self.poll_input(cx)) {
                     Ok(stop) => stop,
                     Err(reason) => return Poll::Ready(Turn::Close(reason)),
@@ -165,8 +161,8 @@ impl Session {
     fn look_up(&mut self, cx: &Context<'_>) -> Option<Turn> {
         self.client.register(cx);
         let _ = self.client.poll_flush();
-        if self.client.is_broken() {
-            return Some(Turn::Close(CloseReason::Client));
+        if let Some(reason) = self.client.broken() {
+            return Some(Turn::Close(reason));
         }
         if self.client.has_returned() {
             return Some(Turn::Recover);
@@ -178,84 +174,6 @@ impl Session {
             }
             Order::Drain => None,
         }
-    }
-
-    /// One read, and what can be consumed of it.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stop, CloseReason>> {
-        if !self.input.is_empty() {
-            let filled = ready!(self.poll_fill(cx));
-            return Poll::Ready(filled.map(|()| self.consume_kept()));
-        }
-        let worker = Rc::clone(&self.door.worker);
-        let scratch = &mut *worker.scratch.borrow_mut();
-        let mut buf = ReadBuf::new(scratch);
-        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
-            return Poll::Ready(Err(CloseReason::Client));
-        }
-        let filled = buf.filled();
-        if filled.is_empty() {
-            self.reading = Reading::Ended;
-            return Poll::Ready(Ok(Stop::Dry));
-        }
-        self.received(filled.len());
-        let (used, stop) = self.consume(filled);
-        self.keep(filled.get(used..).unwrap_or_default(), &stop);
-        Poll::Ready(Ok(stop))
-    }
-
-    /// One read into `input`.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        let worker = Rc::clone(&self.door.worker);
-        let scratch = &mut *worker.scratch.borrow_mut();
-        let mut buf = ReadBuf::new(scratch);
-        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
-            return Poll::Ready(Err(CloseReason::Client));
-        }
-        if buf.filled().is_empty() {
-            self.reading = Reading::Ended;
-            return Poll::Ready(Ok(()));
-        }
-        self.received(buf.filled().len());
-        self.input.extend_from_slice(buf.filled());
-        self.reading = Reading::Unscanned;
-        Poll::Ready(Ok(()))
-    }
-
-    fn received(&self, bytes: usize) {
-        self.client.hear(self.door.worker.now());
-        self.door
-            .worker
-            .cells
-            .add(Counter::ReceivedBytes(Side::Client), bytes as u64);
-    }
-
-    /// Consumes what `input` holds.
-    fn consume_kept(&mut self) -> Stop {
-        if self.reading == Reading::Ended {
-            return Stop::Dry;
-        }
-        let mut input = std::mem::take(&mut self.input);
-        let (used, stop) = self.consume(&input);
-        input.advance(used);
-        if !input.is_empty() {
-            self.input = input;
-        }
-        self.reading = if matches!(stop, Stop::Dry) {
-            Reading::Dry
-        } else {
-            Reading::Unscanned
-        };
-        stop
-    }
-
-    /// Keeps what was not consumed.
-    fn keep(&mut self, rest: &[u8], stop: &Stop) {
-        self.input.extend_from_slice(rest);
-        self.reading = if matches!(stop, Stop::Dry) {
-            Reading::Dry
-        } else {
-            Reading::Unscanned
-        };
     }
 
     /// Plans and sends each complete request in `input`. Returns how many bytes are done with, and why it stopped.
@@ -292,8 +210,9 @@ impl Session {
                 // The connection that the session used takes nothing new, and still owes it answers.
                 Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
                 plan @ (Plan::Primary | Plan::Replica(_)) => {
-                    let mux = self.route(plan);
-                    mux.send(self.client.ticket(frame.len), bytes, shape_of(&command), now);
+                    let shape = shape_of(&command);
+                    let ticket = self.client.ticket(frame.len);
+                    self.route(plan, shape).send(ticket, bytes, shape, now);
                     used += frame.len;
                     if !self.client.has_room() {
                         return (used, Stop::Full);
@@ -323,33 +242,31 @@ impl Session {
         self.primary.as_ref().is_some_and(|cached| cached.mux.is_open())
     }
 
-    /// The shared connection of `plan`.
-    fn route(&mut self, plan: Plan) -> Rc<Mux> {
-        let cached = if plan == Plan::Primary {
-            &self.primary
-        } else {
-            &self.replica
-        };
+    /// The shared connection of `plan`, for a command of `shape`.
+    fn route(&mut self, plan: Plan, shape: Shape) -> Rc<Mux> {
         let epoch = self.door.fleet.topology().epoch;
-        if let Some(cached) = cached
-            && cached.epoch == epoch
-            && cached.plan == plan
-            && cached.mux.is_open()
-        {
-            return Rc::clone(&cached.mux);
-        }
-        let mux = self.door.fleet.backend_of(plan, &self.profile).mux(self.id);
-        let cached = Some(Cached {
-            epoch,
-            plan,
-            mux: Rc::clone(&mux),
-        });
-        if plan == Plan::Primary {
-            self.primary = cached;
+        let cached = if plan == Plan::Primary {
+            &mut self.primary
         } else {
-            self.replica = cached;
+            &mut self.replica
+        };
+        let cached = match cached {
+            Some(cached) if cached.epoch == epoch && cached.plan == plan && cached.mux.is_open() => cached,
+            stale => {
+                let backend = self.door.fleet.backend_of(plan, &self.profile);
+                let term = backend.link().node.term;
+                stale.insert(Cached {
+                    epoch,
+                    term,
+                    plan,
+                    mux: backend.mux(self.id),
+                })
+            }
+        };
+        if !shape.read {
+            self.wrote_at = cached.term;
         }
-        mux
+        Rc::clone(&cached.mux)
     }
 
     /// Everything that the common way does not do.
@@ -403,39 +320,6 @@ impl Session {
         }
         command.args().skip(1).for_each(|channel| confirm(Some(channel)));
         self.answer(command, &out);
-    }
-
-    /// The client's next command. Cancel-safe: what was read stays.
-    async fn read_command(&mut self) -> Result<Command<Bytes>, Close> {
-        loop {
-            if self.reading == Reading::Unscanned {
-                let limits = self.request_limits();
-                match self.scan.advance(&self.input, &limits) {
-                    Ok(Some(frame)) => {
-                        let bytes = self.input.split_to(frame.len).freeze();
-                        if frame.shape != RequestShape::Empty {
-                            return Ok(Command::new(bytes, frame));
-                        }
-                        continue;
-                    }
-                    Ok(None) => self.reading = Reading::Dry,
-                    Err(error) => self.malformed(error).await?,
-                }
-            }
-            std::future::poll_fn(|cx| {
-                if let Some(Turn::Close(reason)) = self.look_up(cx) {
-                    return Poll::Ready(Err(Close(reason)));
-                }
-                ready!(self.poll_fill(cx)).map_err(Close)?;
-                let ended = self.reading == Reading::Ended;
-                Poll::Ready(if ended {
-                    Err(Close(CloseReason::Client))
-                } else {
-                    Ok(())
-                })
-            })
-            .await?;
-        }
     }
 
     /// PING, answered here: no node can take it now.

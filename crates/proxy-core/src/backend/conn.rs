@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::backend::profile::Profile;
 use crate::limits;
-use crate::metrics::{ConnectionKind, NodeCells};
+use crate::metrics::{Cells, ConnectionKind, Counter, NodeCells, Side};
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ pub(crate) enum Arrival {
 
 /// A connection in the metrics, for as long as this lives.
 pub(crate) struct Counted {
-    cells: Arc<NodeCells>,
+    node: Arc<NodeCells>,
+    cells: Arc<Cells>,
     kind: ConnectionKind,
 }
 
@@ -96,6 +97,9 @@ impl Conn {
     /// # Errors
     /// The connection is gone.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.counted
+            .cells
+            .add(Counter::SentBytes(Side::Node), bytes.len() as u64);
         self.io.write_all(bytes).await
     }
 
@@ -137,8 +141,12 @@ impl Conn {
                 limits::SCRATCH_BYTES
             };
             self.input.reserve(room);
-            if self.io.read_buf(&mut self.input).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match self.io.read_buf(&mut self.input).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => self
+                    .counted
+                    .cells
+                    .add(Counter::ReceivedBytes(Side::Node), n as u64),
             }
         }
     }
@@ -188,9 +196,10 @@ impl Conn {
 impl Counted {
     /// Counts one connection of `kind`.
     #[must_use]
-    pub(crate) fn new(cells: &Arc<NodeCells>, kind: ConnectionKind) -> Self {
-        cells.opened(kind);
+    pub(crate) fn new(node: &Arc<NodeCells>, cells: &Arc<Cells>, kind: ConnectionKind) -> Self {
+        node.opened(kind);
         Self {
+            node: Arc::clone(node),
             cells: Arc::clone(cells),
             kind,
         }
@@ -199,7 +208,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.cells.closed(self.kind);
+        self.node.closed(self.kind);
     }
 }
 

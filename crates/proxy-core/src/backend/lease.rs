@@ -14,7 +14,7 @@ use sentinel_watcher::{Dial, HostPort};
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
 use crate::backend::profile::Profile;
-use crate::metrics::{ConnectionKind, NodeCells};
+use crate::metrics::{Cells, ConnectionKind, NodeCells};
 
 /// What a lease is for: each has a pool of its own, so that blocked consumers never starve the producer that
 /// would wake them.
@@ -51,7 +51,8 @@ pub(crate) struct NodeManager {
     pub(crate) node: HostPort,
     pub(crate) profile: Profile,
     pub(crate) timeout: Duration,
-    pub(crate) cells: Arc<NodeCells>,
+    pub(crate) node_cells: Arc<NodeCells>,
+    pub(crate) cells: Arc<Cells>,
     /// Its connections must know their CLIENT ID, so that a blocked command can be unblocked.
     pub(crate) asks_id: bool,
 }
@@ -120,7 +121,7 @@ impl managed::Manager for NodeManager {
     type Error = ConnectError;
 
     async fn create(&self) -> Result<Conn, ConnectError> {
-        let counted = Counted::new(&self.cells, ConnectionKind::Lease);
+        let counted = Counted::new(&self.node_cells, &self.cells, ConnectionKind::Lease);
         let mut conn = Conn::open(&*self.dial, &self.node, &self.profile, self.timeout, counted).await?;
         if self.asks_id {
             tokio::time::timeout(self.timeout, conn.learn_id())

@@ -32,7 +32,7 @@ use crate::backend::profile::Profile;
 use crate::client::{Shape, Ticket};
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
-use crate::metrics::{ConnectionKind, Counter, ResendReason, Side};
+use crate::metrics::{CloseReason, ConnectionKind, Counter, ResendReason, Side};
 use outbox::{Outbox, Place};
 use replies::Replies;
 
@@ -139,8 +139,8 @@ impl Mux {
     }
 
     /// Cuts the connection: what the node has not answered is given back or is an unknown outcome.
-    pub(crate) fn fence(&self) {
-        if self.state.borrow_mut().lose(&self.link, None) {
+    pub(crate) fn cut(&self) {
+        if self.state.borrow_mut().lose(&self.link, None) && self.link.node.term.is_some() {
             self.link.cells.add(
                 Counter::FencedConnections {
                     upstream: self.link.upstream,
@@ -298,7 +298,7 @@ impl State {
         if ticket.taken() != *taken {
             (*taken, *since) = (ticket.taken(), now);
         } else if self.entries.len() > 1 && now.duration_since(*since).as_secs() >= limits::SLOW_CLIENT_SECS {
-            ticket.break_off();
+            ticket.break_off(CloseReason::Output);
         }
     }
 
@@ -377,7 +377,7 @@ impl Addressee {
     /// Half a reply has been passed on and the rest will not come: the client cannot be told anything any more.
     fn break_off(self) {
         if let Self::Client(ticket) = self {
-            ticket.break_off();
+            ticket.break_off(CloseReason::Node);
             ticket.deliver(b"");
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use resp_codec::CommandId;
 
 use super::Client;
+use crate::metrics::CloseReason;
 
 /// A command's place in its session's reply queue. Exactly one of [`Self::deliver`], [`Self::give_back`] ends it.
 #[must_use = "a ticket that is dropped leaves its client waiting for ever"]
@@ -91,9 +92,9 @@ impl Ticket {
         self.client.state.borrow().written
     }
 
-    /// The client takes nothing while others wait behind its reply: its session ends.
-    pub(crate) fn break_off(&self) {
-        self.client.break_off();
+    /// The client cannot be served any further: its session ends.
+    pub(crate) fn break_off(&self, reason: CloseReason) {
+        self.client.break_off(reason);
     }
 
     /// Passes on a part of the reply. Only when [`Self::is_next`].

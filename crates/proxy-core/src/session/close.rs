@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use resp_codec::RequestError;
 
-use super::{Reading, Session};
+use super::Session;
 use crate::backend::NodeKey;
 use crate::client::Order;
 use crate::limits;
@@ -36,7 +36,7 @@ impl Session {
             }
             poll_fn(|cx| {
                 self.client.register(cx);
-                if self.client.is_broken() {
+                if self.client.broken().is_some() {
                     Poll::Ready(())
                 } else {
                     self.client.poll_flush()
@@ -53,7 +53,7 @@ impl Session {
     pub(super) async fn settled(&mut self) -> Result<(), Close> {
         loop {
             let settled = poll_fn(|cx| {
-                if let Poll::Ready(close) = self.poll_gone(cx) {
+                if let Poll::Ready(close) = self.poll_broken(cx) {
                     return Poll::Ready(Err(close));
                 }
                 if self.client.has_returned() {
@@ -72,7 +72,7 @@ impl Session {
     /// Waits until the client has taken enough of its output.
     pub(super) async fn room(&mut self) -> Result<(), Close> {
         poll_fn(|cx| {
-            if let Poll::Ready(close) = self.poll_gone(cx) {
+            if let Poll::Ready(close) = self.poll_broken(cx) {
                 return Poll::Ready(Err(close));
             }
             self.client.poll_room(cx).map(Ok)
@@ -93,32 +93,41 @@ impl Session {
             tokio::select! {
                 biased;
                 output = &mut work => return Ok(Some(output)),
-                close = self.gone() => return Err(close),
+                close = self.broken() => return Err(close),
                 _ = applied.changed() => {}
             }
         }
         Ok(None)
     }
 
-    /// Ends when the client has hung up, or must go. What it sends meanwhile is kept, up to a bound.
-    pub(super) async fn gone(&mut self) -> Close {
-        poll_fn(|cx| self.poll_gone(cx)).await
+    /// Ends when the client can hear nothing any more, or must go. What it sends meanwhile is kept, up to a bound.
+    pub(super) async fn broken(&mut self) -> Close {
+        poll_fn(|cx| self.poll_broken(cx)).await
     }
 
-    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+    /// The same, and when it sends no more: for waits that have no end of their own.
+    pub(super) async fn gone(&mut self) -> Close {
+        poll_fn(|cx| {
+            let broken = self.poll_broken(cx);
+            if broken.is_pending() && self.reading.has_ended() {
+                return Poll::Ready(Close(CloseReason::Client));
+            }
+            broken
+        })
+        .await
+    }
+
+    pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
         self.client.register(cx);
         let _ = self.client.poll_flush();
-        if self.client.is_broken() {
-            return Poll::Ready(Close(CloseReason::Client));
+        if let Some(reason) = self.client.broken() {
+            return Poll::Ready(Close(reason));
         }
         if let Some(Order::Close(reason)) = self.client.order() {
             return Poll::Ready(Close(reason));
         }
-        while self.input.len() < limits::WAITING_INPUT_BYTES {
+        while !self.reading.has_ended() && self.input.len() < limits::WAITING_INPUT_BYTES {
             match self.poll_fill(cx) {
-                Poll::Ready(Ok(())) if self.reading == Reading::Ended => {
-                    return Poll::Ready(Close(CloseReason::Client));
-                }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(reason)) => return Poll::Ready(Close(reason)),
                 Poll::Pending => break,

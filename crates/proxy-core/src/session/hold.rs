@@ -45,7 +45,7 @@ impl Session {
                 }
                 Ok(plan) => {
                     let ticket = self.client.ticket(frame.len());
-                    self.route(plan).send(ticket, frame, shape, Instant::now());
+                    self.route(plan, shape).send(ticket, frame, shape, Instant::now());
                     return Ok(());
                 }
             }
@@ -119,16 +119,20 @@ impl Session {
                     self.let_subscribers_in().await?;
                 }
             }
-            let late = Instant::now() >= deadline || held.is_none();
+            let verdict = match &held {
+                None => Some(Error::HoldFull.reply()),
+                Some(_) if Instant::now() >= deadline => Some(self.no_primary()),
+                Some(_) => None,
+            };
             for command in returned {
-                self.send_again(command, round, late);
+                self.send_again(command, round, verdict.as_ref());
             }
         }
         Ok(())
     }
 
     /// Nothing awaits between two of these, so that no command can overtake another.
-    fn send_again(&mut self, command: Returned, round: u64, late: bool) {
+    fn send_again(&mut self, command: Returned, round: u64, verdict: Option<&Bytes>) {
         let plan = self.plan_returned(&command, round);
         let Returned {
             seq,
@@ -136,10 +140,10 @@ impl Session {
             shape,
             refusal,
         } = command;
-        if late || plan == Plan::Hold {
+        if let Some(verdict) = verdict {
             self.door.worker.cells.command(shape.command, Outcome::Refused);
-            let refusal = refusal.unwrap_or_else(|| self.no_primary().repeat(shape.replies as usize).into());
-            self.client.answer(seq, &refusal);
+            let verdict = refusal.unwrap_or_else(|| verdict.repeat(shape.replies as usize).into());
+            self.client.answer(seq, &verdict);
             return;
         }
         if refusal.is_some() {
@@ -148,12 +152,9 @@ impl Session {
                 .cells
                 .add(Counter::Resends(ResendReason::Refused), 1);
         }
-        self.route(plan).send(
-            self.client.ticket_again(seq, frame.len()),
-            &frame,
-            shape,
-            Instant::now(),
-        );
+        let ticket = self.client.ticket_again(seq, frame.len());
+        self.route(plan, shape)
+            .send(ticket, &frame, shape, Instant::now());
     }
 
     /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
@@ -200,7 +201,7 @@ impl Session {
         while self.door.census.lags(term) && Instant::now() < until {
             tokio::select! {
                 biased;
-                close = self.gone() => return Err(close),
+                close = self.broken() => return Err(close),
                 () = tokio::time::sleep(Duration::from_millis(1)) => {}
             }
         }
@@ -210,7 +211,7 @@ impl Session {
     /// Waits until nothing is in flight: all is answered, parked or came back.
     async fn landed(&mut self) -> Result<(), Close> {
         poll_fn(|cx| {
-            if let Poll::Ready(close) = self.poll_gone(cx) {
+            if let Poll::Ready(close) = self.poll_broken(cx) {
                 return Poll::Ready(Err(close));
             }
             self.client.poll_landed(cx).map(Ok)

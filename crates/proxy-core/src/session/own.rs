@@ -250,7 +250,7 @@ impl Session {
             let asked = ask(self);
             let answer = tokio::select! {
                 biased;
-                close = self.gone() => return Err(close),
+                close = self.broken() => return Err(close),
                 answer = asked => answer,
             };
             match answer {

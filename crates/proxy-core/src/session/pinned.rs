@@ -24,7 +24,7 @@ use crate::backend::lease::{Budget, Clean, LeaseError};
 use crate::client::Shape;
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
-use crate::metrics::{LeaseReason, Outcome};
+use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use stay::{Abort, Call, HeldLease, Stay};
 
 /// PUBLISH reaches the replicas and changes nothing.
@@ -86,8 +86,12 @@ impl Session {
             }
             _ => {}
         }
+        let alters = matches!(
+            command.spec().class,
+            Class::Subscription | Class::Stream | Class::Tracking
+        );
         match command.spec().class {
-            Class::Subscription | Class::Stream | Class::Tracking if stay.state.in_multi => {
+            _ if stay.state.in_multi && (alters || matches!(name, "auth" | "hello")) => {
                 stay.aborted = stay.aborted.or(Some(Abort::Refused));
                 self.answer(&command, &Error::Unsupported("this command inside MULTI").reply());
                 return Ok(());
@@ -199,17 +203,40 @@ impl Session {
         let held = stay.held.as_mut().expect("taken above");
         let link = std::rc::Rc::clone(held.backend.link());
         call.node = Some(std::rc::Rc::clone(&link));
+        let waits = command.spec().class == Class::Wait && !stay.state.in_multi;
+        if waits && self.wrote_at.is_some_and(|term| Some(term) != link.node.term) {
+            // The primary that took this session's writes is gone: nobody can vouch for them.
+            let none = if command.spec().name == "wait" {
+                &b":0\r\n"[..]
+            } else {
+                b"*2\r\n:0\r\n:0\r\n"
+            };
+            self.answer(command, none);
+            return Ok(Attempt::Answered);
+        }
+        if call.unblocks && call.shape.read {
+            // Held writes wait until it is in place again, as they do for subscribers.
+            call.counted = link.node.term.map(|term| self.door.census.count(term));
+        }
         let conn = held.lease.conn();
         let sending = async {
-            if stay.reason == LeaseReason::Wait {
+            if waits {
                 // A fresh connection's replication offset is 0, and WAIT would lie: a propagated no-op makes it
                 // cover all that this session has written.
                 conn.send(WAIT_MARK).await?;
-                conn.reply().await?;
+                let (kind, reply) = conn.reply().await?;
+                if kind.is_error() {
+                    return Ok(Some(reply));
+                }
             }
-            conn.send(&sent).await
+            conn.send(&sent).await.map(|()| None)
         };
-        if !matches!(self.while_primary(&link.node, sending).await?, Some(Ok(()))) {
+        let sent = self.while_primary(&link.node, sending).await?;
+        if let Some(Ok(Some(refusal))) = &sent {
+            self.answer(command, refusal);
+            return Ok(Attempt::Answered);
+        }
+        if !matches!(sent, Some(Ok(None))) {
             stay.lose();
             return Ok(if call.queues && stay.state.in_multi {
                 Attempt::Again
@@ -227,7 +254,7 @@ impl Session {
         };
         let leased = tokio::select! {
             biased;
-            close = self.gone() => return Err(close),
+            close = self.broken() => return Err(close),
             leased = backend.lease(stay.budget, stay.reason) => leased,
         };
         let mut lease = match leased {
@@ -274,7 +301,7 @@ impl Session {
             let arrival = tokio::select! {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
-                close = self.gone() => return Err(close),
+                close = self.gone_or_broken(call.unblocks) => return Err(close),
                 _ = applied.changed() => {
                     self.follow_topology(stay, call).await?;
                     if stay.held.is_some() {
@@ -301,12 +328,21 @@ impl Session {
                 Err(_) => {
                     stay.lose();
                     if passing {
-                        self.client.break_off();
+                        self.client.break_off(CloseReason::Node);
                     }
                     let harmless = call.queues && stay.state.in_multi;
                     return Ok(if harmless { Attempt::Again } else { Attempt::Lost });
                 }
             }
+        }
+    }
+
+    /// A blocked client that hangs up is gone; one that only half-closes behind other commands gets its answers.
+    async fn gone_or_broken(&mut self, blocks: bool) -> Close {
+        if blocks {
+            self.gone().await
+        } else {
+            self.broken().await
         }
     }
 
@@ -343,6 +379,9 @@ impl Session {
         };
         link.account(call.shape, command.spec().class, outcome, call.since.elapsed());
         stay.note(command, kind, &reply, &mut self.profile);
+        if !call.shape.read && !stay.state.in_multi {
+            self.wrote_at = link.node.term;
+        }
         self.client.reply(&reply);
         Attempt::Answered
     }
@@ -373,7 +412,7 @@ impl Session {
         let unblocking = held.backend.unblock(id);
         tokio::select! {
             biased;
-            close = self.gone() => Err(close),
+            close = self.broken() => Err(close),
             heard = unblocking => Ok(heard),
         }
     }

@@ -46,8 +46,8 @@ struct Stream {
     deferred: Option<Command<Bytes>>,
     /// A large frame is being passed on.
     passing: bool,
-    /// It has left its first node.
-    moved: bool,
+    /// The node that it left last.
+    former: Option<HostPort>,
 }
 
 struct Pending {
@@ -103,7 +103,6 @@ impl Session {
                 }
             }
             drop(lease);
-            stream.moved = true;
             self.lose_pending(&mut stream, &node.address);
             if self.door.fleet.is_primary(&node) {
                 let mut applied = self.door.fleet.applied();
@@ -116,7 +115,7 @@ impl Session {
 
     /// Makes a fresh connection into what the last one was; the client sees nothing of it but messages.
     async fn rejoin(&mut self, stream: &mut Stream, lease: &mut Lease) -> Result<io::Result<()>, Close> {
-        if !stream.moved {
+        if stream.former.is_none() {
             return Ok(Ok(()));
         }
         let joining = async {
@@ -185,7 +184,7 @@ impl Session {
                 },
             };
             self.client.reply(&refusal);
-            if stream.moved {
+            if stream.former.is_some() {
                 // Its subscriptions are lost, which no reply can say.
                 return Err(Close(CloseReason::Node));
             }
@@ -272,7 +271,7 @@ impl Session {
                 if let Some(answered) = stream.note(kind, if whole { &frame } else { b"" }) {
                     self.note_profile(&answered, kind);
                 }
-                self.tell_unknown(stream, None);
+                self.tell_unknown(stream);
             }
         }
         if self.client.output_bytes() > limits::OUTPUT_PUSH_BYTES {
@@ -303,7 +302,7 @@ impl Session {
     /// The node is gone: what may travel again will, what was sent and may not is an unknown outcome, in its turn.
     fn lose_pending(&mut self, stream: &mut Stream, node: &HostPort) {
         if std::mem::take(&mut stream.passing) {
-            self.client.break_off();
+            self.client.break_off(CloseReason::Node);
         }
         for pending in &mut stream.pending {
             let shape = shape_of(&pending.command);
@@ -322,7 +321,8 @@ impl Session {
                 pending.fate = Fate::Unknown;
             }
         }
-        self.tell_unknown(stream, Some(node));
+        stream.former = Some(node.clone());
+        self.tell_unknown(stream);
         // What stands behind an unknown outcome waits in its place; the rest is sent again.
         let pending = std::mem::take(&mut stream.pending);
         for pending in pending.into_iter().rev() {
@@ -331,16 +331,18 @@ impl Session {
     }
 
     /// Unknown outcomes whose turn has come.
-    fn tell_unknown(&mut self, stream: &mut Stream, node: Option<&HostPort>) {
+    fn tell_unknown(&mut self, stream: &mut Stream) {
         while stream
             .pending
             .front()
             .is_some_and(|pending| pending.fate == Fate::Unknown)
         {
             stream.pending.pop_front();
-            let unknown = HostPort::new("the former primary", 0);
-            self.client
-                .push(&Error::UnknownOutcome(node.unwrap_or(&unknown)).reply());
+            let former = stream
+                .former
+                .as_ref()
+                .expect("a command is lost with the node it was sent to");
+            self.client.push(&Error::UnknownOutcome(former).reply());
             let upstream = self.door.fleet.upstream();
             self.door
                 .worker
@@ -368,7 +370,7 @@ impl Stream {
             outbox: VecDeque::from([first]),
             deferred: None,
             passing: false,
-            moved: false,
+            former: None,
         }
     }
 

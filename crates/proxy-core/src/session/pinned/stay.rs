@@ -11,6 +11,7 @@ use crate::backend::lease::{Budget, Lease, LeaseState};
 use crate::backend::profile::{Profile, Resp};
 use crate::backend::{Backend, Link};
 use crate::client::Shape;
+use crate::door::Counted;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::LeaseReason;
@@ -66,6 +67,8 @@ pub(super) struct Call {
     pub(super) since: Instant,
     resent: bool,
     pub(super) node: Option<Rc<Link>>,
+    /// A blocked reader's place in the census.
+    pub(super) counted: Option<Counted>,
     /// The refusal that is being waited out.
     pub(super) refused: Option<Bytes>,
 }
@@ -89,6 +92,7 @@ impl Call {
             since: Instant::now(),
             resent: false,
             node: None,
+            counted: None,
             refused: None,
         }
     }

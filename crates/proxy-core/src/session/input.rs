@@ -1,0 +1,153 @@
+//! What the client sent and the session has not consumed yet.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use resp_codec::{Command, RequestShape};
+use tokio::io::ReadBuf;
+
+use super::{Close, Session, Stop, Turn};
+use crate::metrics::{CloseReason, Counter, Side};
+
+/// How far the input has been looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// `input` may hold a complete request.
+    Unscanned,
+    /// More input is needed.
+    Dry,
+    /// The client sends no more, and `input` may hold a complete request.
+    LastUnscanned,
+    /// The client sends no more, and all it sent has been looked at.
+    Ended,
+}
+
+impl Session {
+    /// One read, and what can be consumed of it.
+    pub(super) fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stop, CloseReason>> {
+        if !self.input.is_empty() {
+            let filled = ready!(self.poll_fill(cx));
+            return Poll::Ready(filled.map(|()| self.consume_kept()));
+        }
+        let worker = Rc::clone(&self.door.worker);
+        let scratch = &mut *worker.scratch.borrow_mut();
+        let mut buf = ReadBuf::new(scratch);
+        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(CloseReason::Client));
+        }
+        let filled = buf.filled();
+        if filled.is_empty() {
+            self.reading = self.reading.at_end_of_input();
+            return Poll::Ready(Ok(Stop::Dry));
+        }
+        self.received(filled.len());
+        let (used, stop) = self.consume(filled);
+        self.keep(filled.get(used..).unwrap_or_default(), &stop);
+        Poll::Ready(Ok(stop))
+    }
+
+    /// One read into `input`.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let worker = Rc::clone(&self.door.worker);
+        let scratch = &mut *worker.scratch.borrow_mut();
+        let mut buf = ReadBuf::new(scratch);
+        if ready!(self.client.poll_read(cx, &mut buf)).is_err() {
+            return Poll::Ready(Err(CloseReason::Client));
+        }
+        if buf.filled().is_empty() {
+            self.reading = self.reading.at_end_of_input();
+            return Poll::Ready(Ok(()));
+        }
+        self.received(buf.filled().len());
+        self.input.extend_from_slice(buf.filled());
+        self.reading = Reading::Unscanned;
+        Poll::Ready(Ok(()))
+    }
+
+    fn received(&self, bytes: usize) {
+        self.client.hear(self.door.worker.now());
+        self.door
+            .worker
+            .cells
+            .add(Counter::ReceivedBytes(Side::Client), bytes as u64);
+    }
+
+    /// Consumes what `input` holds.
+    pub(super) fn consume_kept(&mut self) -> Stop {
+        let mut input = std::mem::take(&mut self.input);
+        let (used, stop) = self.consume(&input);
+        input.advance(used);
+        if !input.is_empty() {
+            self.input = input;
+        }
+        if matches!(stop, Stop::Dry) {
+            self.reading = self.reading.scanned();
+        }
+        stop
+    }
+
+    /// Keeps what was not consumed.
+    fn keep(&mut self, rest: &[u8], stop: &Stop) {
+        self.input.extend_from_slice(rest);
+        self.reading = if matches!(stop, Stop::Dry) {
+            Reading::Dry
+        } else {
+            Reading::Unscanned
+        };
+    }
+
+    /// The client's next command. Cancel-safe: what was read stays.
+    pub(super) async fn read_command(&mut self) -> Result<Command<Bytes>, Close> {
+        loop {
+            if matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
+                let limits = self.request_limits();
+                match self.scan.advance(&self.input, &limits) {
+                    Ok(Some(frame)) => {
+                        let bytes = self.input.split_to(frame.len).freeze();
+                        if frame.shape != RequestShape::Empty {
+                            return Ok(Command::new(bytes, frame));
+                        }
+                        continue;
+                    }
+                    Ok(None) => self.reading = self.reading.scanned(),
+                    Err(error) => self.malformed(error).await?,
+                }
+            }
+            poll_fn(|cx| {
+                if let Some(Turn::Close(reason)) = self.look_up(cx) {
+                    return Poll::Ready(Err(Close(reason)));
+                }
+                if self.reading.has_ended() {
+                    return Poll::Ready(Err(Close(CloseReason::Client)));
+                }
+                self.poll_fill(cx).map_err(Close)
+            })
+            .await?;
+        }
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// The client sends no more.
+    pub(super) const fn has_ended(self) -> bool {
+        matches!(self, Self::LastUnscanned | Self::Ended)
+    }
+
+    const fn at_end_of_input(self) -> Self {
+        match self {
+            Self::Unscanned | Self::LastUnscanned => Self::LastUnscanned,
+            Self::Dry | Self::Ended => Self::Ended,
+        }
+    }
+
+    const fn scanned(self) -> Self {
+        match self {
+            Self::Unscanned | Self::Dry => Self::Dry,
+            Self::LastUnscanned | Self::Ended => Self::Ended,
+        }
+    }
+}
