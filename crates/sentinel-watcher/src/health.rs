@@ -174,6 +174,13 @@ impl FailoverKind {
 // === impl HealthFeed ===
 
 impl HealthFeed {
+    /// A feed that says `health` for ever: for a data plane whose watching is done elsewhere.
+    #[must_use]
+    pub fn fixed(health: Health) -> Self {
+        let (_, receiver) = watch::channel(Arc::new(health));
+        Self(receiver)
+    }
+
     /// The newest health.
     #[must_use]
     pub fn load(&self) -> Arc<Health> {

@@ -192,7 +192,7 @@ impl Machine {
         // The sentinels may still name the old primary while the promoted one is provisional: back to it only
         // if that one fails us and nobody is promoting any longer.
         let old = named.map(|belief| &belief.claim.address);
-        let back = self.open_attempts().next().is_none() && self.sign_of_primary().is_some();
+        let back = self.led_attempts().next().is_none() && self.sign_of_primary().is_some();
         let fit = |address: &&HostPort| (back || Some(*address) != old) && says_primary(address);
         let newest = |address: &&HostPort| episode.candidates.get(*address).copied();
         episode.candidates.keys().filter(fit).max_by_key(newest).cloned()
@@ -253,11 +253,6 @@ impl Machine {
 
     fn hold(&mut self, primary: &HostPort, gravest: Sign, signs: &[Sign]) {
         if self.episode.as_ref().is_none_or(|episode| !episode.holds()) {
-            if self.shard.provisional && gravest == Sign::Demoted {
-                self.log(Note::TurnedBack {
-                    primary: primary.clone(),
-                });
-            }
             self.close_episode(false);
             self.episode = Some(Episode::new(gravest, self.now));
             self.log(Note::Held {
@@ -265,9 +260,14 @@ impl Machine {
                 sign: gravest.words(),
             });
         }
-        if let Some(episode) = &mut self.episode {
-            episode.progress = Progress::Held;
-            episode.signs.extend(signs);
+        let Some(episode) = &mut self.episode else { return };
+        episode.progress = Progress::Held;
+        let demoted = episode.was_demoted();
+        episode.signs.extend(signs);
+        if self.shard.provisional && !demoted && episode.was_demoted() {
+            self.log(Note::TurnedBack {
+                primary: primary.clone(),
+            });
         }
     }
 
@@ -335,18 +335,25 @@ impl Machine {
             .min()
     }
 
-    /// Attempts to put another node in the place of the published primary, by elected leaders.
+    /// Attempts to put another node in the place of the published primary.
     fn open_attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.led_attempts().filter(|attempt| match &attempt.stage {
+            Stage::Promoting(candidate) => Some(candidate) != self.primary(),
+            Stage::Trying | Stage::Elected => true,
+        })
+    }
+
+    /// Attempts by elected leaders, as far as they are not history.
+    fn led_attempts(&self) -> impl Iterator<Item = &Attempt> {
         let past = self.confirmed.as_ref().map(|claim| claim.epoch);
-        let open = move |attempt: &&Attempt| match &attempt.stage {
+        let led = move |attempt: &&Attempt| match &attempt.stage {
             Stage::Trying => false,
-            Stage::Promoting(candidate) if Some(candidate) == self.primary() => false,
             Stage::Elected | Stage::Promoting(_) => attempt.epoch.is_none_or(|epoch| Some(epoch) > past),
         };
         self.sentinels
             .values()
             .filter_map(|sentinel| sentinel.attempt.as_ref())
-            .filter(open)
+            .filter(led)
     }
 
     /// The nodes that open attempts promote.

@@ -152,9 +152,9 @@ fn leader_killed_between_promotion_and_announcement() {
         35 held: a sentinel leads a failover
         35 moving 17001#1 @0
         199 provisional 17003#2 @0
-        17039 17003 turned back
         17039 planned, unconfirmed: a sentinel leads a failover
         17039 held: it says that it is a replica
+        17039 17003 turned back
         17039 moving 17003#2 @0
         17040 manual, confirmed: it says that it is a replica
         17040 serving 17001#3 @0

@@ -486,15 +486,21 @@ fn a_provisional_primary_that_is_turned_back_holds_again() {
         (Phase::Serving, B, 5, true),
         "released before any epoch says so"
     );
-    world.roles.insert(B, replica(A));
-    world.probe(B);
-    assert_eq!(world.state(), (Phase::Moving, B, 5, true));
+    for role in [Verdict::Unreachable("it refuses connections"), replica(A)] {
+        world.roles.insert(B, role);
+        world.probe(B);
+        assert_eq!(world.state(), (Phase::Moving, B, 5, true));
+        world.probe(A);
+        assert_eq!(
+            world.state(),
+            (Phase::Moving, B, 5, true),
+            "its leader still promotes it"
+        );
+    }
+    world.say(101, A, 5);
     world.probe(A);
-    assert_eq!(
-        world.state(),
-        (Phase::Serving, A, 5, false),
-        "nobody promotes B any longer"
-    );
+    assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+    assert_eq!(world.machine.health().failovers.planned, 1);
     assert!(world.notes().contains(&Note::TurnedBack { primary: at(B) }));
 }
 
