@@ -1,0 +1,59 @@
+//! kill -9 of the primary under load: what was in flight is reported as unknown, and nothing else goes wrong.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use testkit::load::Outcome;
+use testkit::{Cluster, Flavor, Load, on_each_server};
+
+use super::bystanders::{self, Bystanders};
+use super::support::{PATIENCE, before, delivered_once};
+use super::transactions::{Move, Transactions};
+
+on_each_server! {
+    fn only_writes_in_flight_are_in_doubt(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).start()?;
+        let proxy = before(&cluster)?;
+        let old = cluster.primary()?;
+        let bystanders = Bystanders::start(&proxy)?;
+        let load = Load::builder(proxy.address()).clients(32).start()?;
+        let transactions = Transactions::start(&proxy)?;
+        sleep(Duration::from_secs(1));
+
+        let mut killed = Instant::now();
+        let (promoted, at) = cluster.shard().promotion_during(old.port(), PATIENCE, || {
+            killed = Instant::now();
+            old.kill();
+            Ok(())
+        })?;
+        let gone = killed + Duration::from_secs(1);
+        sleep(Duration::from_secs(2));
+
+        let history = load.finish();
+        let moved = Move { broke: Some(killed), promoted: at };
+        let verdict = history.verify(&mut promoted.client()?)?;
+        ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
+        ensure!(verdict.torn.is_empty(), "{verdict:?}");
+        for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
+            ensure!(moved.took(lost.done), "lost, {:?} before the kill: {lost:?}", killed.saturating_duration_since(lost.done));
+        }
+        delivered_once(&history, &verdict, moved)?;
+        ensure!(verdict.lost.len() <= 32, "{} lost", verdict.lost.len());
+        let all = history.phase(&verdict, history.started, history.ended);
+        ensure!(all.errors.is_empty() && all.dropped == 0, "{all:?}");
+        ensure!(all.stale <= verdict.lost.len(), "{all:?}");
+        for operation in history.operations.iter().filter(|one| matches!(one.outcome, Outcome::Unknown(_))) {
+            // Sent before the node was dead; none is doubted that was sent later.
+            ensure!(operation.sent < gone && operation.done >= killed, "{operation:?}");
+        }
+        let after = history.phase(&verdict, at, history.ended);
+        ensure!(after.acknowledged_writes > 200, "{after:?}");
+        transactions.finish(promoted, moved)?;
+        bystanders.finish(bystanders::Node::Dead)?;
+        let back = history.first_write_after(&verdict, at).map(|first| first - at);
+        eprintln!("{flavor}: {} unknown, {} lost, back {back:?} after the promotion", all.unknown_count(), all.lost);
+        ensure!(back.is_some_and(|back| back < Duration::from_secs(1)), "back after {back:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! The binary before real servers: one file a story, each told with Redis and with Valkey.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes and plain threads take real time"
+)]
+
+mod bystanders;
+mod first_command;
+mod kill;
+mod planned_failover;
+mod replies_destroyed;
+mod stop_cont;
+mod support;
+mod transactions;

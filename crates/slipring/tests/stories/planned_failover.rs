@@ -1,0 +1,56 @@
+//! SENTINEL FAILOVER under load: clients see a pause, and nothing else.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use testkit::{Cluster, Flavor, Load, on_each_server};
+
+use super::bystanders::{self, Bystanders};
+use super::support::{Listener, PATIENCE, before, writes_executed};
+use super::transactions::{Move, Transactions};
+
+on_each_server! {
+    fn nothing_is_lost_and_nobody_is_told(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).start()?;
+        let proxy = before(&cluster)?;
+        let old = cluster.primary()?;
+        let bystanders = Bystanders::start(&proxy)?;
+        let load = Load::builder(proxy.address()).clients(32).start()?;
+        let transactions = Transactions::start(&proxy)?;
+        let listeners = [Listener::start(&proxy, false)?, Listener::start(&proxy, true)?];
+        sleep(Duration::from_secs(1));
+
+        let (promoted, at) = cluster
+            .shard()
+            .promotion_during(old.port(), PATIENCE, || cluster.failover_planned())?;
+        // By now the others know, too; the old primary still believes that it is one for about ten seconds.
+        cluster.wait_switched(cluster.shard(), old.port(), PATIENCE)?;
+        let executed = writes_executed(old)?;
+        ensure!(old.role()? == "master", "the old primary was quick: it proves nothing");
+        sleep(Duration::from_secs(2));
+        ensure!(writes_executed(old)? == executed, "the old primary still executes writes");
+
+        let history = load.finish();
+        for listener in listeners {
+            listener.finish(&proxy, &history)?;
+        }
+        let verdict = history.verify(&mut promoted.client()?)?;
+        ensure!(verdict.is_clean(), "{verdict:?}");
+        ensure!(transactions.finish(promoted, Move { broke: None, promoted: at })? == 0, "transactions of unknown outcome");
+        bystanders.finish(bystanders::Node::Demoted)?;
+        let all = history.phase(&verdict, history.started, history.ended);
+        ensure!(all.errors.is_empty() && all.unknown.is_empty(), "{all:?}");
+        ensure!(all.dropped == 0 && all.stale == 0, "{all:?}");
+        let after = history.phase(&verdict, at, history.ended);
+        ensure!(after.acknowledged_writes > 200, "{after:?}");
+        // Measured: far below half a second. Other tests run beside this one.
+        ensure!(all.longest_pause < Duration::from_secs(4), "{all:?}");
+        let first = history.first_write_after(&verdict, at).map(|first| first - at);
+        eprintln!("{flavor}: longest pause {:?}, first write {first:?} after the promotion", all.longest_pause);
+        for counter in ["slipring_unknown_outcomes_total", "slipring_session_panics_total"] {
+            ensure!(proxy.metric(counter, &[])? == 0.0, "{counter}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! A primary freezes and comes back: SIGSTOP, then SIGCONT.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use testkit::load::Outcome;
+use testkit::{Cluster, Flavor, Load, on_each_server};
+
+use super::support::{PATIENCE, before, delivered_once, writes_executed};
+use super::transactions::{Move, Transactions};
+
+on_each_server! {
+    /// Frozen for less than Sentinel minds: everything waits, and nothing else happens.
+    fn a_short_freeze_is_a_pause(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(8)).start()?;
+        let proxy = before(&cluster)?;
+        let primary = cluster.primary()?;
+        let load = Load::builder(proxy.address()).start()?;
+        let transactions = Transactions::start(&proxy)?;
+        // The second one is past --node-timeout, so that slipring asks whether the node lives, and hears nothing.
+        for frozen in [Duration::from_millis(400), Duration::from_millis(2500)] {
+            sleep(Duration::from_millis(700));
+            primary.stop()?;
+            sleep(frozen);
+            primary.cont()?;
+        }
+        sleep(Duration::from_millis(1500));
+        let history = load.finish();
+        ensure!(transactions.finish(primary, Move { broke: None, promoted: history.ended })? == 0, "transactions of unknown outcome");
+        let verdict = history.verify(&mut primary.client()?)?;
+        ensure!(verdict.is_clean(), "{verdict:?}");
+        let all = history.phase(&verdict, history.started, history.ended);
+        ensure!(all.errors.is_empty() && all.unknown.is_empty(), "{all:?}");
+        ensure!(all.dropped == 0 && all.stale == 0, "{all:?}");
+        ensure!(all.longest_pause > Duration::from_millis(2000), "it never froze: {all:?}");
+        ensure!(cluster.primary()?.port() == primary.port(), "a failover got in between");
+        Ok(())
+    }
+
+    /// Frozen until it has been replaced: what it does when it wakes, nobody is told.
+    fn the_former_primary_acknowledges_nothing(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).start()?;
+        let proxy = before(&cluster)?;
+        let old = cluster.primary()?;
+        let load = Load::builder(proxy.address()).clients(32).start()?;
+        let transactions = Transactions::start(&proxy)?;
+        sleep(Duration::from_secs(1));
+        let executed = writes_executed(old)?;
+
+        let stopped = Instant::now();
+        let (promoted, at) = cluster
+            .shard()
+            .promotion_during(old.port(), PATIENCE, || old.stop())?;
+        sleep(Duration::from_millis(700));
+        let thawed = Instant::now();
+        old.cont()?;
+        // It wakes with requests in its sockets' buffers and executes them as the primary that it thinks it is.
+        sleep(Duration::from_secs(3));
+        let history = load.finish();
+        let moved = Move { broke: Some(stopped), promoted: at };
+        ensure!(old.role()? == "slave" || writes_executed(old)? >= executed, "it never woke");
+
+        let verdict = history.verify(&mut promoted.client()?)?;
+        ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
+        ensure!(verdict.torn.is_empty(), "{verdict:?}");
+        for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
+            ensure!(moved.took(lost.done), "lost, {:?} after the freeze: {lost:?}", lost.done - stopped);
+        }
+        delivered_once(&history, &verdict, moved)?;
+        transactions.finish(promoted, moved)?;
+        let all = history.phase(&verdict, history.started, history.ended);
+        ensure!(all.errors.is_empty() && all.dropped == 0 && all.stale <= verdict.lost.len(), "{all:?}");
+        for operation in history.operations.iter().filter(|one| matches!(one.outcome, Outcome::Unknown(_))) {
+            ensure!(operation.sent <= at, "in doubt although sent after the promotion: {operation:?}");
+        }
+        for (phase, from, to) in [("before", at, thawed), ("after", thawed, history.ended)] {
+            let phase_of = history.phase(&verdict, from, to);
+            ensure!(phase_of.acknowledged_writes > 100, "{phase} it woke: {phase_of:?}");
+        }
+        let back = history.first_write_after(&verdict, at).map(|first| first - at);
+        eprintln!("{flavor}: {} unknown, back {back:?} after the promotion", all.unknown_count());
+        ensure!(back.is_some_and(|back| back < Duration::from_secs(1)), "back after {back:?}");
+        Ok(())
+    }
+}
