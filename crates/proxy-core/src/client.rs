@@ -12,7 +12,7 @@
 
 mod ticket;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -33,6 +33,8 @@ pub(crate) use ticket::{Returned, Shape, Ticket};
 /// One client's connection. Shared by its session and the muxes that answer it.
 pub(crate) struct Client {
     state: RefCell<State>,
+    /// Its session waits for input, and for nothing else.
+    resting: Cell<bool>,
 }
 
 struct State {
@@ -113,6 +115,7 @@ impl Client {
                 wants: Wants::Nothing,
                 order: None,
             }),
+            resting: Cell::new(true),
         })
     }
 
@@ -249,11 +252,16 @@ impl Client {
         self.state.borrow_mut().heard = now;
     }
 
-    /// It has said nothing for `idle`, and waits for nothing.
+    /// Its session waits for input and for nothing else, or has left that.
+    pub(crate) fn rest(&self, resting: bool) {
+        self.resting.set(resting);
+    }
+
+    /// It has said nothing for `idle`, and waits for nothing: no reply, no blocked command, no message.
     #[must_use]
     pub(crate) fn is_idle_since(&self, now: Instant, idle: Duration) -> bool {
         let state = self.state.borrow();
-        state.has(Wants::Settled) && now.duration_since(state.heard) >= idle
+        self.resting.get() && state.has(Wants::Settled) && now.duration_since(state.heard) >= idle
     }
 
     /// Bytes waiting for the socket.

@@ -20,7 +20,7 @@ mod stream;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use resp_codec::{
     Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape, write,
 };
@@ -114,7 +114,9 @@ impl Session {
     /// Serves the client until one side ends it.
     pub(crate) async fn run(mut self) -> CloseReason {
         loop {
+            self.client.rest(true);
             let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+            self.client.rest(false);
             // Boxed: what is rare must not make the future of every idle session large.
             let done = match turn {
                 Turn::Aside(command) => Box::pin(self.aside(command)).await,
@@ -299,6 +301,14 @@ impl Session {
                 Ok(())
             }
             Class::Stream => self.stream(command, LeaseReason::Stream).await,
+            Class::Tracking if command.args().any(|arg| arg.eq_ignore_ascii_case(b"redirect")) => {
+                // The id is one of slipring's own; the node would take it for one of its.
+                self.answer(
+                    &command,
+                    &Error::Unsupported("CLIENT TRACKING REDIRECT; use RESP3").reply(),
+                );
+                Ok(())
+            }
             Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
         }
     }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use resp_codec::write;
-use sentinel_watcher::{Dial, Epoch, HealthFeed, HintSender, Primary, Suspicion, Topology, TopologyFeed};
+use sentinel_watcher::{
+    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Suspicion, Topology, TopologyFeed,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -159,6 +161,11 @@ impl Fleet {
         let key = key.expect("the caller knows of a primary");
         let node = nodes.entry(key).or_insert_with_key(|key| self.node(key));
         Rc::clone(&node.prover)
+    }
+
+    /// Writes may flow.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.topology().shard(0).phase == Phase::Serving
     }
 
     /// Whether `node` is still the primary, in the same term.

@@ -154,23 +154,10 @@ impl Session {
         command: &Command<Bytes>,
         call: &mut Call,
     ) -> Result<Attempt, Close> {
-        if stay
-            .held
-            .as_ref()
-            .is_some_and(|held| !self.door.fleet.is_primary(&held.backend.link().node))
-        {
-            stay.lose();
-        }
-        if let Some(reply) = stay.instead_of(command, self.profile.resp) {
-            if command.spec().name == "exec" {
-                // A lease may have the replayed MULTI open: closing it is the shortest DISCARD.
-                stay.give_up();
-            }
-            self.answer(command, &reply);
-            return Ok(Attempt::Answered);
-        }
-        // What only queues in an open MULTI needs no serving primary.
-        if !(stay.state.in_multi && call.queues) {
+        self.leave_former(stay);
+        // What only queues in an open MULTI needs no serving primary; what is broken needs none either.
+        let waits = !(stay.state.in_multi && call.queues);
+        if waits && stay.instead_of(command, self.profile.resp).is_none() {
             let shape = Shape {
                 read: false,
                 ..call.shape
@@ -180,16 +167,22 @@ impl Session {
                 self.answer(command, &refusal);
                 return Ok(Attempt::Answered);
             }
+            // It may have changed while the command waited.
+            self.leave_former(stay);
         }
-        if stay
-            .held
-            .as_ref()
-            .is_some_and(|held| !self.door.fleet.is_primary(&held.backend.link().node))
-        {
-            stay.lose();
+        if let Some(reply) = stay.instead_of(command, self.profile.resp) {
+            if command.spec().name == "exec" {
+                // A lease may have the replayed MULTI open: closing it is the shortest DISCARD.
+                stay.give_up();
+            }
+            self.answer(command, &reply);
+            return Ok(Attempt::Answered);
         }
         if stay.held.is_none() {
+            let epoch = self.door.fleet.topology().epoch;
             match self.take_lease(stay).await? {
+                // The world may have changed while the lease was being made: start over, with what is true now.
+                Ok(true) if epoch != self.door.fleet.topology().epoch => return Ok(Attempt::Again),
                 Ok(true) => {}
                 Ok(false) => return Ok(Attempt::Again),
                 Err(reply) => {
@@ -245,6 +238,14 @@ impl Session {
             });
         }
         self.await_answer(stay, command, call).await
+    }
+
+    /// Lets go of a lease on a node that is the primary no longer.
+    fn leave_former(&self, stay: &mut Stay) {
+        let leads = |held: &HeldLease| self.door.fleet.is_primary(&held.backend.link().node);
+        if stay.held.as_ref().is_some_and(|held| !leads(held)) {
+            stay.lose();
+        }
     }
 
     /// A lease on the primary, with the open MULTI replayed. `Ok(false)`: not now. The error is for the client.

@@ -25,9 +25,11 @@ use crate::backend::NodeKey;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Budget, Clean, Lease, LeaseError, LeaseState};
 use crate::backend::profile::{Profile, Resp};
+use crate::door::Held;
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, LeaseReason};
+use crate::route;
 use roll::Roll;
 
 /// What a streaming session carries from node to node.
@@ -44,6 +46,8 @@ struct Stream {
     outbox: VecDeque<Pending>,
     /// Answered by the session itself, once nothing is pending.
     deferred: Option<Command<Bytes>>,
+    /// The command in front of `outbox` waits for a primary, until then.
+    held: Option<(Held, Instant)>,
     /// A large frame is being passed on.
     passing: bool,
     /// The node that it left last.
@@ -221,7 +225,9 @@ impl Session {
     async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
         let mut applied = self.door.fleet.applied();
         loop {
-            if !matches!(self.while_primary(node, stream.send(lease)).await?, Some(Ok(()))) {
+            let fleet = std::rc::Rc::clone(&self.door.fleet);
+            let sending = stream.send(lease, || fleet.is_serving());
+            if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);
             }
             if stream.pending.is_empty()
@@ -237,8 +243,10 @@ impl Session {
             if stream.is_over() {
                 return Ok(Flow::Over);
             }
-            let takes_more =
-                stream.deferred.is_none() && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
+            let held_until = self.hold_stream(stream);
+            let takes_more = held_until.is_none()
+                && stream.deferred.is_none()
+                && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             tokio::select! {
                 biased;
                 command = self.command_or_gone(takes_more) => stream.take_command(command?, self.profile.resp),
@@ -247,8 +255,37 @@ impl Session {
                     Err(_) => return Ok(Flow::Lost),
                 },
                 _ = applied.changed() => {}
+                () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         }
+    }
+
+    /// Until when the command in front may wait for a primary; none waits, or it has just been refused, if `None`.
+    fn hold_stream(&mut self, stream: &mut Stream) -> Option<Instant> {
+        let Some(waiting) = stream.outbox.front() else {
+            stream.held = None;
+            return None;
+        };
+        let timeout = self.door.fleet.hold_timeout();
+        let held = || {
+            self.door
+                .worker
+                .hold(self.door.fleet.upstream(), waiting.command.frame().len())
+        };
+        if stream.held.is_none() {
+            stream.held = held().map(|held| (held, Instant::now() + timeout));
+        }
+        let refusal = match &stream.held {
+            Some((_, until)) if Instant::now() < *until => return Some(*until),
+            Some(_) => self.no_primary(),
+            None => Error::HoldFull.reply(),
+        };
+        if stream.pending.is_empty() {
+            stream.outbox.pop_front();
+            stream.held = None;
+            self.client.push(&refusal);
+        }
+        None
     }
 
     async fn command_or_gone(&mut self, takes_more: bool) -> Result<Command<Bytes>, Close> {
@@ -369,13 +406,17 @@ impl Stream {
             pending: VecDeque::new(),
             outbox: VecDeque::from([first]),
             deferred: None,
+            held: None,
             passing: false,
             former: None,
         }
     }
 
-    async fn send(&mut self, lease: &mut Lease) -> io::Result<()> {
-        while let Some(mut next) = self.outbox.pop_front() {
+    /// Sends what waits. While the shard moves, what may write waits on, and all behind it.
+    async fn send(&mut self, lease: &mut Lease, serving: impl Fn() -> bool) -> io::Result<()> {
+        let may_leave =
+            |next: &mut Pending| serving() || next.fate != Fate::Unsent || !may_write(&next.command);
+        while let Some(mut next) = self.outbox.pop_front_if(may_leave) {
             if next.fate == Fate::Unsent {
                 let frame = next.command.frame().clone();
                 next.fate = Fate::Awaited(None);
@@ -452,4 +493,14 @@ impl Stream {
             ..LeaseState::default()
         }
     }
+}
+
+/// Whether a command may write, for what the table knows.
+fn may_write(command: &Command<Bytes>) -> bool {
+    let class = command.spec().class;
+    matches!(
+        class,
+        Class::Data | Class::Blocking | Class::Transaction | Class::Control | Class::Wait
+    ) && !route::is_read(command.spec())
+        && command.spec().name != "ping"
 }
