@@ -9,6 +9,7 @@ mod first_command;
 mod kill;
 mod planned_failover;
 mod replies_destroyed;
+mod sessions;
 mod stop_cont;
 mod support;
 mod transactions;

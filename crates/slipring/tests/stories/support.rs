@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use testkit::client::Cause;
+use testkit::client::{Cause, encode};
 use testkit::load::{History, Kind, Outcome, Verdict};
 use testkit::proxy::ProxyBuilder;
 use testkit::{Client, Cluster, Node, Proxy, Reply};
@@ -79,6 +79,22 @@ pub(crate) fn same_answers(plain: &mut Client, proxied: &mut Client, script: &st
             String::from_utf8_lossy(&got)
         );
     }
+    Ok(())
+}
+
+/// All commands in one write on both connections: `replies` of them, the same to the byte.
+pub(crate) fn same_batch(plain: &mut Client, proxied: &mut Client, script: &str, replies: usize) -> Result<()> {
+    let lines = script.lines().map(str::trim).filter(|line| !line.is_empty());
+    let bytes: Vec<u8> = lines.flat_map(|line| encode(&words(line))).collect();
+    let raw = |client: &mut Client| -> Result<Vec<u8>> {
+        client.send_raw(&bytes)?;
+        let frames = (0..replies).map(|_| Ok(client.read_raw()?)).collect::<Result<Vec<_>>>()?;
+        Ok(frames.concat())
+    };
+    let want = raw(plain).with_context(|| format!("{script}, asked of the node"))?;
+    let got = raw(proxied).with_context(|| format!("{script}, asked of slipring"))?;
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(got == want, "{script}\n  node:     {:?}\n  slipring: {:?}", shown(&want), shown(&got));
     Ok(())
 }
 
