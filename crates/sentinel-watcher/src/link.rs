@@ -136,3 +136,76 @@ impl Credentials {
 fn malformed(error: impl std::fmt::Debug) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("no Redis reply: {error:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    fn link(io: impl crate::dial::Io + 'static) -> Link {
+        Link {
+            io: Box::new(io),
+            received: BytesMut::new(),
+            scanned: 0,
+            scan: ReplyScan::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replies_come_whole_however_they_are_split() {
+        let (ours, mut theirs) = duplex(7);
+        let mut link = link(ours);
+        let bytes = b"*2\r\n$3\r\nfoo\r\n:7\r\n+OK\r\n";
+        let (sent, read) = tokio::join!(theirs.write_all(bytes), async {
+            (link.next().await.unwrap(), link.next().await.unwrap())
+        });
+        sent.unwrap();
+        let text = |text: &str| Value::Text(text.as_bytes().to_vec());
+        assert_eq!(
+            read,
+            (Value::Array(vec![text("foo"), Value::Integer(7)]), text("OK"))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_without_end_breaks_the_link() {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let mut link = link(ours);
+        let flood = async {
+            let _ = theirs.write_all(b"$500000000\r\n").await;
+            loop {
+                if theirs.write_all(&[b'x'; 65_536]).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let error = tokio::select! {
+            biased;
+            () = flood => unreachable!(),
+            error = link.next() => error.unwrap_err(),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(link.received.len() <= 2 * limits::REPLY_BYTES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_words_of_a_server_are_told() {
+        for (words, expected) in [
+            (
+                "-ERR max number of clients reached\r\n",
+                io::ErrorKind::PermissionDenied,
+            ),
+            ("+OK\r\n", io::ErrorKind::UnexpectedEof),
+            ("", io::ErrorKind::UnexpectedEof),
+        ] {
+            let (ours, mut theirs) = duplex(1024);
+            let mut link = link(ours);
+            theirs.write_all(words.as_bytes()).await.unwrap();
+            theirs.shutdown().await.unwrap();
+            let commands: [&[&[u8]]; 2] = [&[b"ROLE"], &[b"PING"]];
+            let error = link.ask(&commands, Duration::from_secs(1)).await.unwrap_err();
+            assert_eq!(error.kind(), expected, "{words}");
+        }
+    }
+}

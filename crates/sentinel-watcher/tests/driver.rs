@@ -21,6 +21,8 @@ async fn serving(world: &World) -> Watching {
     watching
         .until(|shard| shard.replicas.iter().filter(|replica| replica.usable).count() == 2)
         .await;
+    // Half-way between two polls, and two probes.
+    sleep(Duration::from_millis(1500)).await;
     watching
 }
 
@@ -189,6 +191,30 @@ async fn a_flood_of_hints_delays_no_verdict() {
     }
 }
 
+/// A look that hangs on an old connection is left for a fresh one as soon as somebody hints.
+#[tokio::test(start_paused = true)]
+async fn a_hint_cuts_a_hanging_look_short() {
+    let world = World::regular();
+    let mut watching = serving(&world).await;
+    world.lose(1);
+    let dialled = world.change(1, |host| host.dialled);
+    sleep(Duration::from_millis(1200)).await;
+    assert_eq!(
+        world.change(1, |host| host.dialled),
+        dialled,
+        "it still listens to the old one"
+    );
+    watching.hints.send(Hint {
+        node: at(1),
+        term: None,
+        suspicion: Suspicion::Silent,
+    });
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.change(1, |host| host.dialled), dialled + 1);
+    assert_eq!(watching.phase(), Phase::Serving);
+    watching.until_serving(1).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_primary_is_noticed_without_any_hint() {
     let world = World::regular();
@@ -228,6 +254,17 @@ async fn a_subscription_that_hangs_is_made_anew() {
     watching
         .until_health(|health| states(health) == [SentinelState::Watching; 3])
         .await;
+    world.tell(101, "+failover-state-select-slave", OF_MASTER);
+    watching.until(|shard| shard.phase == Phase::Moving).await;
+}
+
+/// Neither end hears of a connection that a firewall forgot: PING does.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_lost_in_silence_is_made_anew() {
+    let world = World::regular();
+    let mut watching = serving(&world).await;
+    world.lose(101);
+    sleep(Duration::from_secs(5)).await;
     world.tell(101, "+failover-state-select-slave", OF_MASTER);
     watching.until(|shard| shard.phase == Phase::Moving).await;
 }
@@ -344,6 +381,12 @@ async fn passwords_are_asked_for_by_the_flag_that_gives_them() {
         watching
             .until_health(|health| health.problem.as_deref() == Some(problem))
             .await;
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(
+            watching.problem(),
+            problem,
+            "the first answer and the third are one"
+        );
         assert_eq!(watching.phase(), Phase::Down);
     }
     let mut config = world.config(&[101, 102, 103]);

@@ -292,6 +292,37 @@ mod tests {
         );
     }
 
+    /// The leader's flags speak of the old primary for as long as it reconfigures the replicas.
+    #[test]
+    fn down_is_said_of_the_address_beside_it() {
+        let text = |text: &str| Value::Text(text.as_bytes().to_vec());
+        for (flags, state, down) in [
+            ("master", "none", false),
+            ("s_down,o_down,master", "none", true),
+            (
+                "s_down,o_down,master,failover_in_progress",
+                "wait_promotion",
+                true,
+            ),
+            (
+                "s_down,o_down,master,failover_in_progress",
+                "reconf_slaves",
+                false,
+            ),
+            ("s_down,master", "none", false),
+        ] {
+            let address = Value::Array(vec![text("h"), text("1")]);
+            let fields = ["config-epoch", "1", "flags", flags, "failover-state", state];
+            let master = Value::Array(fields.map(text).to_vec());
+            let answers = [address, master, Value::Null, Value::Null, Value::Null];
+            assert_eq!(
+                read(None, &answers).map(|report| report.down),
+                Ok(down),
+                "{flags} {state}"
+            );
+        }
+    }
+
     #[test]
     fn refuses_what_is_no_report() {
         let text = |text: &str| Value::Text(text.as_bytes().to_vec());

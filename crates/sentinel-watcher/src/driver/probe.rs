@@ -28,19 +28,14 @@ pub(super) struct Prober {
 impl Prober {
     pub(super) async fn run(mut self) {
         let mut link = None;
+        // How many demands for a fresh connection have been met.
+        let mut afresh = 0;
         loop {
-            let Order { every, afresh, .. } = *self.orders.borrow_and_update();
-            let verdict = self.probe(&mut link, afresh).await;
+            let every = self.orders.borrow_and_update().every;
+            let verdict = self.probe(&mut link, &mut afresh).await;
             let settled = matches!(verdict, Verdict::Primary { .. } | Verdict::Replica(_));
-            if self
-                .inputs
-                .send(Input::Probed {
-                    node: self.node.clone(),
-                    verdict,
-                })
-                .await
-                .is_err()
-            {
+            let node = self.node.clone();
+            if self.inputs.send(Input::Probed { node, verdict }).await.is_err() {
                 return;
             }
             sleep(limits::PROBE_GAP).await;
@@ -52,27 +47,26 @@ impl Prober {
                 () = broken(&mut link), if settled => {}
                 () = sleep(rest) => {}
             }
-            if self.orders.borrow().afresh != afresh {
-                link = None;
-            }
         }
     }
 
-    /// One probe: over the link that is open, else, or where that fails, over a fresh one. So it is too once
-    /// somebody asks for a fresh one (has more than `afresh` times): a silent link may hide a living node.
-    async fn probe(&self, link: &mut Option<Link>, afresh: u64) -> Verdict {
+    /// One probe: over the link that is open, else, or where that fails, over a fresh one. So it is too where
+    /// a fresh one is demanded, even now: a silent link may hide a living node.
+    async fn probe(&self, link: &mut Option<Link>, afresh: &mut u64) -> Verdict {
         if let Some(mut open) = link.take() {
             let mut orders = self.orders.clone();
+            let met = *afresh;
             let verdict = tokio::select! {
                 biased;
+                _ = orders.wait_for(|order| order.afresh != met) => None,
                 verdict = self.ask(&mut open, false) => verdict.ok(),
-                _ = orders.wait_for(|order| order.afresh != afresh) => None,
             };
             if let Some(verdict) = verdict {
                 *link = unless_refused(open, &verdict);
                 return verdict;
             }
         }
+        *afresh = self.orders.borrow().afresh;
         let mut fresh = match Link::dial(&*self.dial, &self.node, self.manners.connect_timeout).await {
             Ok(fresh) => fresh,
             Err(error) => return undialled(&error),

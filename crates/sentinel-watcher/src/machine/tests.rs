@@ -462,6 +462,64 @@ fn an_attempt_from_before_the_present_epoch_is_ignored() {
 }
 
 #[test]
+fn time_alone_ends_a_hold_for_an_election_that_does_not_come() {
+    let mut world = World::calm();
+    assert_eq!(
+        world.machine.wake(),
+        None,
+        "while all is calm time changes nothing"
+    );
+    world.hear(101, Event::ObjectivelyDown);
+    assert_eq!(world.state().0, Phase::Moving);
+    assert_eq!(world.machine.wake(), Some(world.now + limits::ELECTION_PATIENCE));
+    world.pass(limits::ELECTION_PATIENCE);
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn time_alone_ends_the_attempt_of_a_lost_sentinel() {
+    let mut world = World::calm();
+    world.hear(101, Event::Elected);
+    world.poll(101, unreachable());
+    assert_eq!(
+        world.machine.wake(),
+        Some(world.now + limits::LOST_ATTEMPT_PATIENCE)
+    );
+    world.settle();
+    assert_eq!(world.state().0, Phase::Moving);
+    world.pass(limits::LOST_ATTEMPT_PATIENCE);
+    world.probe(A);
+    assert_eq!(world.state().0, Phase::Serving);
+}
+
+#[test]
+fn sentinels_are_polled_faster_until_the_switch_is_confirmed() {
+    let mut world = World::calm();
+    let paces = |world: &mut World| {
+        let pace = |action| match action {
+            Action::PollEvery(every) => Some(every),
+            _ => None,
+        };
+        world.actions.drain(..).filter_map(pace).collect::<Vec<_>>()
+    };
+    world.hear(101, Event::Selected(at(B)));
+    assert_eq!(paces(&mut world), [limits::POLL_MOVING]);
+    world.roles.insert(B, primary());
+    world.probe(B);
+    assert_eq!(paces(&mut world), [], "provisional");
+    world.say(101, B, 6);
+    assert_eq!(
+        paces(&mut world),
+        [],
+        "two of three do not know yet, for all we can see"
+    );
+    world.say(102, B, 6);
+    world.say(103, B, 6);
+    assert_eq!(paces(&mut world), [limits::POLL_CALM]);
+}
+
+#[test]
 fn votes_alone_hold_nothing() {
     let mut world = World::calm();
     world.hear(101, Event::TryFailover);

@@ -38,8 +38,15 @@ pub(crate) struct Host {
     pub(crate) part: Part,
     /// How many connections it took.
     pub(crate) dialled: usize,
-    connections: Vec<CancellationToken>,
+    connections: Vec<Connection>,
     subscribers: Vec<mpsc::UnboundedSender<Vec<u8>>>,
+}
+
+/// What may happen to one connection.
+#[derive(Clone, Default)]
+struct Connection {
+    cut: CancellationToken,
+    lost: CancellationToken,
 }
 
 /// How a server treats connections.
@@ -147,7 +154,17 @@ impl World {
             host.subscribers.clear();
             host.connections
                 .drain(..)
-                .for_each(|connection| connection.cancel());
+                .for_each(|connection| connection.cut.cancel());
+        });
+    }
+
+    /// The network forgets all connections, and tells neither end.
+    pub(crate) fn lose(&self, port: u16) {
+        self.change(port, |host| {
+            host.subscribers.clear();
+            host.connections
+                .iter()
+                .for_each(|connection| connection.lost.cancel());
         });
     }
 
@@ -204,7 +221,7 @@ impl World {
     }
 
     /// Answers requests until the connection is cut.
-    async fn serve(self, me: HostPort, mut io: DuplexStream, cut: CancellationToken) {
+    async fn serve(self, me: HostPort, mut io: DuplexStream, connection: Connection) {
         let (sender, mut pushes) = mpsc::unbounded_channel::<Vec<u8>>();
         let (mut buffer, mut scan, mut authenticated) = (BytesMut::new(), RequestScan::default(), false);
         if self.change(me.port, |host| host.manner == Manner::Full) {
@@ -214,7 +231,8 @@ impl World {
         loop {
             tokio::select! {
                 biased;
-                () = cut.cancelled() => return,
+                () = connection.cut.cancelled() => return,
+                () = connection.lost.cancelled() => return std::future::pending().await,
                 Some(push) = pushes.recv() => {
                     if io.write_all(&push).await.is_err() {
                         return;
@@ -289,14 +307,14 @@ impl Dial for World {
                 Manner::Answer | Manner::Full | Manner::Hang | Manner::Babble => {}
             }
             let (ours, theirs) = tokio::io::duplex(64 * 1024);
-            let cut = CancellationToken::new();
+            let connection = Connection::default();
             let mut servers = self.servers();
             servers
                 .tasks
-                .spawn(self.clone().serve(to.clone(), theirs, cut.clone()));
+                .spawn(self.clone().serve(to.clone(), theirs, connection.clone()));
             let host = servers.hosts.get_mut(to).expect("it has a manner");
             host.dialled += 1;
-            host.connections.push(cut);
+            host.connections.push(connection);
             Ok(Box::new(ours) as BoxIo)
         })
     }
