@@ -13,7 +13,7 @@ pub(crate) const INPUTS: usize = 256;
 
 /// How often a sentinel is polled while all is calm: events tell the rest.
 pub(crate) const POLL_CALM: Duration = Duration::from_secs(1);
-/// How often while a switch is going on: events may have been lost.
+/// How often while a switch is going on, or events of a sentinel do not reach us.
 pub(crate) const POLL_MOVING: Duration = Duration::from_millis(100);
 /// How often a node is asked for its ROLE while all is calm.
 pub(crate) const PROBE_CALM: Duration = Duration::from_secs(1);

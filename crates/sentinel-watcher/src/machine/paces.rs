@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::limits;
 use crate::machine::decide::Belief;
 use crate::machine::node::Node;
+use crate::machine::sentinel::Sentinel;
 use crate::machine::{Action, Machine};
 use crate::topology::{HostPort, Phase, Replica};
 
@@ -30,7 +31,10 @@ impl Machine {
                 self.ask(Action::Probe { node: address, every });
             }
         }
-        let calm = self.shard.phase == Phase::Serving && !self.shard.provisional && self.dissent.is_none();
+        let settled = self.shard.phase == Phase::Serving && !self.shard.provisional && self.dissent.is_none();
+        // What a sentinel cannot tell by events it is asked for more often.
+        let unheard = |sentinel: &Sentinel| sentinel.answers() && !sentinel.subscribed;
+        let calm = settled && !self.sentinels.values().any(unheard);
         let every = if calm {
             limits::POLL_CALM
         } else {

@@ -51,6 +51,7 @@ impl World {
     fn calm() -> Self {
         let mut world = Self::new();
         world.roles = BTreeMap::from([(A, primary()), (B, replica(A)), (C, replica(A))]);
+        (101..=103).for_each(|sentinel| world.feed(Input::Subscribed(at(sentinel))));
         world.all_say(A, 5);
         world.settle();
         assert_eq!(world.state(), (Phase::Serving, A, 5, false));
@@ -494,7 +495,7 @@ fn time_alone_ends_the_attempt_of_a_lost_sentinel() {
 }
 
 #[test]
-fn sentinels_are_polled_faster_until_the_switch_is_confirmed() {
+fn sentinels_are_polled_faster_while_they_may_have_news() {
     let mut world = World::calm();
     let paces = |world: &mut World| {
         let pace = |action| match action {
@@ -516,6 +517,14 @@ fn sentinels_are_polled_faster_until_the_switch_is_confirmed() {
     );
     world.say(102, B, 6);
     world.say(103, B, 6);
+    assert_eq!(paces(&mut world), [limits::POLL_CALM]);
+    world.feed(Input::Unsubscribed(at(102)));
+    assert_eq!(
+        paces(&mut world),
+        [limits::POLL_MOVING],
+        "its events are not heard"
+    );
+    world.poll(102, unreachable());
     assert_eq!(paces(&mut world), [limits::POLL_CALM]);
 }
 
