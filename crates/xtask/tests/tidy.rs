@@ -34,7 +34,7 @@ const OF_THE_BINARY: [&str; 6] = [
 const NOT_OF_THE_CODEC: [&str; 4] = ["tokio", "socket2", "mio", "tracing"];
 
 /// Rarely past 500, says the style; past this a file is two. Its tests, which come last, are not counted.
-const LONGEST_FILE: usize = 700;
+const LONGEST_FILE: usize = 600;
 const LONGEST_FILE_OF_TESTS: usize = 900;
 const GENERATED: [&str; 1] = ["crates/resp-codec/src/spec/table.rs"];
 
