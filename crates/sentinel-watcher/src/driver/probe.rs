@@ -33,7 +33,6 @@ impl Prober {
         loop {
             let every = self.orders.borrow_and_update().every;
             let verdict = self.probe(&mut link, &mut afresh).await;
-            let settled = matches!(verdict, Verdict::Primary { .. } | Verdict::Replica(_));
             let node = self.node.clone();
             if self.inputs.send(Input::Probed { node, verdict }).await.is_err() {
                 return;
@@ -44,7 +43,7 @@ impl Prober {
                 biased;
                 _ = self.orders.changed() => {}
                 // Promotion kills a node's clients, and so does its death: worth asking at once.
-                () = broken(&mut link), if settled => {}
+                () = broken(&mut link) => {}
                 () = sleep(rest) => {}
             }
         }
