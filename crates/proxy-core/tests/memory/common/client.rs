@@ -1,0 +1,130 @@
+//! A plain client: it writes commands and reads replies, and knows nothing of what is behind the door.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Progress, ReplyScan, write};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::timeout;
+
+use super::reply::show;
+
+/// How long a client waits for anything, in the world's time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Client {
+    io: DuplexStream,
+    input: BytesMut,
+    scan: ReplyScan,
+    scanned: usize,
+}
+
+impl Client {
+    pub(crate) fn new(io: DuplexStream) -> Self {
+        Self {
+            io,
+            input: BytesMut::new(),
+            scan: ReplyScan::default(),
+            scanned: 0,
+        }
+    }
+
+    /// Sends the commands of `line`, which `; ` parts, in one write.
+    pub(crate) async fn send(&mut self, line: &str) {
+        let mut out = BytesMut::new();
+        for command in line.split("; ") {
+            let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
+            write::command(&mut out, &words);
+        }
+        self.send_bytes(&out).await;
+    }
+
+    /// Sends one command of any bytes.
+    pub(crate) async fn send_words(&mut self, words: &[&[u8]]) {
+        let mut out = BytesMut::new();
+        write::command(&mut out, words);
+        self.send_bytes(&out).await;
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        let written = timeout(PATIENCE, self.io.write_all(bytes)).await;
+        written
+            .expect("the proxy reads")
+            .expect("the proxy keeps the connection");
+    }
+
+    /// Sends commands and shows their replies, in brackets of their own: `+OK`, `:1 text`.
+    pub(crate) async fn ask(&mut self, line: &str) -> String {
+        self.send(line).await;
+        self.replies(line.split("; ").count()).await
+    }
+
+    /// So many replies, shown.
+    pub(crate) async fn replies(&mut self, count: usize) -> String {
+        let mut shown = Vec::new();
+        for _ in 0..count {
+            shown.push(self.reply().await);
+        }
+        shown.join(" ")
+    }
+
+    /// The next reply, shown.
+    pub(crate) async fn reply(&mut self) -> String {
+        show(&self.frame().await)
+    }
+
+    /// The next reply.
+    pub(crate) async fn frame(&mut self) -> Bytes {
+        match timeout(PATIENCE, self.frame_or_end()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => panic!("closed in place of a reply, after {}", shorten(&self.input)),
+            Err(_) => panic!("no reply, after {}", shorten(&self.input)),
+        }
+    }
+
+    /// The next reply, or `None` where the connection has ended.
+    pub(crate) async fn frame_or_end(&mut self) -> Option<Bytes> {
+        loop {
+            let fresh = &self.input[self.scanned..];
+            match self.scan.feed(fresh).expect("the proxy sends RESP") {
+                Progress::Complete { used, .. } => {
+                    let end = std::mem::take(&mut self.scanned) + used;
+                    return Some(self.input.split_to(end).freeze());
+                }
+                Progress::Partial => self.scanned = self.input.len(),
+            }
+            match self.io.read_buf(&mut self.input).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Nothing comes for `long`.
+    pub(crate) async fn hears_nothing_for(&mut self, long: Duration) {
+        if let Ok(frame) = timeout(long, self.frame_or_end()).await {
+            panic!("{:?} came", frame.as_deref().map(shorten));
+        }
+    }
+
+    /// The connection ends, and nothing whole comes before.
+    pub(crate) async fn is_closed(&mut self) {
+        match timeout(PATIENCE, self.frame_or_end()).await {
+            Ok(None) => {}
+            Ok(Some(frame)) => panic!("{} came in place of the end", shorten(&frame)),
+            Err(_) => panic!("the connection stays"),
+        }
+    }
+
+    /// Takes up to `most` bytes of what came, whole replies or not.
+    pub(crate) async fn take_bytes(&mut self, most: usize) -> usize {
+        let mut bytes = vec![0; most];
+        let read = timeout(PATIENCE, self.io.read(&mut bytes)).await;
+        read.expect("something comes").expect("the connection stands")
+    }
+}
+
+/// What a person can read of `bytes`.
+fn shorten(bytes: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]))
+}

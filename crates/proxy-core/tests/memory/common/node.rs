@@ -1,0 +1,544 @@
+//! A fake Redis: honest about what it refuses, when it executes and what a lost connection means; and told by the
+//! test when to fail.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Command, CommandFlags, RequestLimits, RequestScan, write};
+use sentinel_watcher::HostPort;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{self, Answer, Wish};
+use super::data::{Data, Key};
+use super::network::{Manner, Network};
+use super::reply::show;
+use super::world::spawn;
+
+/// One process. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Node(Rc<Process>);
+
+struct Process {
+    address: HostPort,
+    network: Network,
+    state: RefCell<State>,
+    frozen: watch::Sender<bool>,
+    /// How long a command travels, and how long its reply.
+    latency: Cell<(Duration, Duration)>,
+}
+
+/// What it knows.
+pub(super) struct State {
+    pub(super) data: Rc<RefCell<Data>>,
+    pub(super) temper: Temper,
+    /// Passwords by user; "default" has none where it is not listed.
+    pub(super) users: BTreeMap<String, String>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) waiters: Vec<Waiter>,
+    executed: Vec<Line>,
+    received: Vec<Line>,
+    rules: Vec<Rule>,
+    opened: u64,
+    complaints: Vec<String>,
+}
+
+/// What it takes from its clients now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Temper {
+    Primary,
+    /// Refuses writes.
+    Replica,
+    /// Refuses nearly everything.
+    Loading,
+    /// A replica that lost its primary and serves no stale data.
+    MasterDown,
+    /// A primary that lacks replicas: refuses writes.
+    NoReplicas,
+}
+
+/// What happens to a command that a script names.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The connection breaks and the command is not executed.
+    CutBefore,
+    /// It is executed, and the connection breaks before its reply.
+    CutAfter,
+    /// It is executed, and the connection breaks after so many bytes of its reply.
+    CutWithin(usize),
+    /// This is answered in its place.
+    Answer(&'static str),
+    /// It is executed so much later, with everything behind it.
+    Delay(Duration),
+    /// Nothing is executed on this connection any more, and nothing answered.
+    Hang,
+}
+
+struct Rule {
+    prefix: String,
+    fault: Fault,
+    times: usize,
+}
+
+/// A command as it came, or as it was executed.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) connection: u64,
+    pub(crate) user: String,
+    pub(crate) db: u32,
+    /// Its words, the first 200 bytes of them.
+    pub(crate) text: String,
+}
+
+/// One client's connection.
+pub(super) struct Connection {
+    pub(super) user: Option<String>,
+    pub(super) db: u32,
+    pub(super) resp3: bool,
+    /// What is queued since MULTI.
+    pub(super) queue: Option<Vec<Vec<Bytes>>>,
+    /// An error while queueing: EXEC will refuse.
+    pub(super) spoiled: bool,
+    pub(super) watched: Vec<(Key, u64)>,
+    pub(super) channels: BTreeSet<Bytes>,
+    pub(super) patterns: BTreeSet<Bytes>,
+    pub(super) out: mpsc::UnboundedSender<Out>,
+    cut: CancellationToken,
+}
+
+/// What a connection's writer is to do next.
+pub(super) enum Out {
+    Bytes(Bytes, Instant),
+    Close,
+}
+
+/// A blocked client.
+pub(super) struct Waiter {
+    pub(super) connection: u64,
+    pub(super) text: String,
+    pub(super) wish: Wish,
+    pub(super) reply: oneshot::Sender<Bytes>,
+}
+
+/// How a connection goes on after a command.
+pub(super) enum Step {
+    Next,
+    Blocked(oneshot::Receiver<Bytes>, Option<Instant>, Bytes),
+    Later(Duration, Vec<Bytes>),
+    Never,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Starts it, as a primary, on `data`.
+    pub(crate) fn start(network: &Network, address: HostPort, data: Rc<RefCell<Data>>) -> Self {
+        let mut accepted = network.open(&address);
+        let state = State {
+            data,
+            temper: Temper::Primary,
+            users: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            waiters: Vec::new(),
+            executed: Vec::new(),
+            received: Vec::new(),
+            rules: Vec::new(),
+            opened: 0,
+            complaints: Vec::new(),
+        };
+        let node = Self(Rc::new(Process {
+            address,
+            network: network.clone(),
+            state: RefCell::new(state),
+            frozen: watch::Sender::new(false),
+            latency: Cell::default(),
+        }));
+        let accepting = node.clone();
+        spawn(async move {
+            while let Some(stream) = accepted.recv().await {
+                spawn(connection::serve(accepting.clone(), stream));
+            }
+        });
+        node
+    }
+
+    pub(crate) fn address(&self) -> &HostPort {
+        &self.0.address
+    }
+
+    /// The next command whose words start with `prefix` meets `fault`.
+    pub(crate) fn once(&self, prefix: &str, fault: Fault) {
+        self.rule(prefix, fault, 1);
+    }
+
+    /// Every command whose words start with `prefix` meets `fault`, until [`Self::forgive`].
+    pub(crate) fn always(&self, prefix: &str, fault: Fault) {
+        self.rule(prefix, fault, usize::MAX);
+    }
+
+    pub(crate) fn forgive(&self) {
+        self.state().rules.clear();
+    }
+
+    fn rule(&self, prefix: &str, fault: Fault, times: usize) {
+        let prefix = prefix.to_owned();
+        self.state().rules.push(Rule { prefix, fault, times });
+    }
+
+    /// Makes it primary, replica, or neither yet. A primary that is demoted lets blocked clients go, as Redis does.
+    pub(crate) fn become_a(&self, temper: Temper) {
+        self.state().temper = temper;
+        if temper == Temper::Replica {
+            for waiter in std::mem::take(&mut self.state().waiters) {
+                let _ = waiter.reply.send(Bytes::from_static(
+                    b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n",
+                ));
+            }
+        }
+    }
+
+    /// From here on its keys are its own: what it is told is not replicated any more.
+    pub(crate) fn part(&self) {
+        let copy = self.state().data.borrow().clone();
+        self.state().data = Rc::new(RefCell::new(copy));
+    }
+
+    /// Breaks all connections.
+    pub(crate) fn cut(&self) {
+        self.state()
+            .connections
+            .values()
+            .for_each(|connection| connection.cut.cancel());
+    }
+
+    /// The process dies.
+    pub(crate) fn kill(&self) {
+        self.dials(Manner::Refuse);
+        self.cut();
+    }
+
+    /// What becomes of dials.
+    pub(crate) fn dials(&self, manner: Manner) {
+        self.0.network.set(&self.0.address, manner);
+    }
+
+    /// SIGSTOP: connections are taken, bytes are taken, nothing happens.
+    pub(crate) fn freeze(&self) {
+        self.0.frozen.send_replace(true);
+    }
+
+    /// SIGCONT: what has come meanwhile is executed.
+    pub(crate) fn thaw(&self) {
+        self.0.frozen.send_replace(false);
+    }
+
+    /// How long commands travel, and how long replies.
+    pub(crate) fn latency(&self, there: Duration, back: Duration) {
+        self.0.latency.set((there, back));
+    }
+
+    /// From here on `user` has a password; "default" has none until then.
+    pub(crate) fn require(&self, user: &str, password: &str) {
+        self.state().users.insert(user.to_owned(), password.to_owned());
+    }
+
+    /// Commands that came and start with `prefix`.
+    pub(crate) fn received(&self, prefix: &str) -> Vec<Line> {
+        lines(&self.state().received, prefix)
+    }
+
+    /// Commands that were executed and start with `prefix`.
+    pub(crate) fn executed(&self, prefix: &str) -> Vec<Line> {
+        lines(&self.state().executed, prefix)
+    }
+
+    /// Connections opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.state().opened
+    }
+
+    /// Connections open now.
+    pub(crate) fn open(&self) -> usize {
+        self.state().connections.len()
+    }
+
+    /// Clients blocked now.
+    pub(crate) fn blocked(&self) -> usize {
+        self.state().waiters.len()
+    }
+
+    /// Clients subscribed now.
+    pub(crate) fn subscribers(&self) -> usize {
+        let state = self.state();
+        let all = state.connections.values();
+        all.filter(|connection| connection.is_subscribed()).count()
+    }
+
+    /// What its clients did that no client may do.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.state().complaints.clone()
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        let text = self.state().data.borrow().text(0, key)?;
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+        let list = self.state().data.borrow().list(0, key);
+        list.iter()
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .collect()
+    }
+
+    pub(crate) fn put(&self, key: &str, value: &[u8]) {
+        self.state().data.borrow_mut().set(0, key, value);
+    }
+
+    /// Somebody else's command, over a connection that is not the proxy's.
+    pub(crate) fn run(&self, line: &str) -> String {
+        let mut args = line
+            .split_whitespace()
+            .map(|word| Bytes::copy_from_slice(word.as_bytes()));
+        let args: Vec<Bytes> = args.by_ref().collect();
+        let reply = {
+            let state = &mut *self.state();
+            let reply = state.data.borrow_mut().apply(0, false, &args);
+            state.serve_waiters();
+            reply
+        };
+        show(&reply.expect("a command upon keys"))
+    }
+
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.0.state.borrow_mut()
+    }
+
+    pub(super) fn travel(&self) -> Duration {
+        self.0.latency.get().0
+    }
+
+    pub(super) async fn thawed(&self) {
+        let mut frozen = self.0.frozen.subscribe();
+        let _ = frozen.wait_for(|frozen| !frozen).await;
+    }
+
+    pub(super) fn admit(&self, out: mpsc::UnboundedSender<Out>, cut: CancellationToken) -> u64 {
+        let state = &mut *self.state();
+        state.opened += 1;
+        let user = (!state.users.contains_key("default")).then(|| "default".to_owned());
+        let connection = Connection {
+            user,
+            db: 0,
+            resp3: false,
+            queue: None,
+            spoiled: false,
+            watched: Vec::new(),
+            channels: BTreeSet::new(),
+            patterns: BTreeSet::new(),
+            out,
+            cut,
+        };
+        state.connections.insert(state.opened, connection);
+        state.opened
+    }
+
+    pub(super) fn dismiss(&self, id: u64) {
+        let state = &mut *self.state();
+        state.connections.remove(&id);
+        state.waiters.retain(|waiter| waiter.connection != id);
+    }
+
+    pub(super) fn complain(&self, complaint: String) {
+        self.state().complaints.push(complaint);
+    }
+
+    /// A command that has just come.
+    pub(super) fn take(&self, id: u64, args: Vec<Bytes>) -> Step {
+        let fault = {
+            let state = &mut *self.state();
+            let line = state.line(id, &args);
+            let fault = state.fault(&line.text);
+            state.received.push(line);
+            fault
+        };
+        match fault {
+            None => self.answer(id, &args),
+            Some(Fault::CutBefore) => {
+                self.send(id, Out::Close);
+                Step::Never
+            }
+            Some(Fault::CutAfter) => {
+                drop(self.state().execute(id, &args));
+                self.send(id, Out::Close);
+                Step::Never
+            }
+            Some(Fault::CutWithin(bytes)) => {
+                let answer = self.state().execute(id, &args);
+                if let Answer::Reply(reply) = answer {
+                    self.reply(id, reply.freeze().slice(..bytes));
+                }
+                self.send(id, Out::Close);
+                Step::Never
+            }
+            Some(Fault::Answer(reply)) => {
+                self.reply(id, Bytes::from_static(reply.as_bytes()));
+                Step::Next
+            }
+            Some(Fault::Delay(delay)) => Step::Later(delay, args),
+            Some(Fault::Hang) => Step::Never,
+        }
+    }
+
+    /// Executes a command and answers it.
+    pub(super) fn answer(&self, id: u64, args: &[Bytes]) -> Step {
+        let answer = self.state().execute(id, args);
+        match answer {
+            Answer::Reply(reply) => {
+                self.reply(id, reply.freeze());
+                Step::Next
+            }
+            Answer::Block { wish, until, none } => {
+                let (reply, answered) = oneshot::channel();
+                let state = &mut *self.state();
+                let text = state.line(id, args).text;
+                state.waiters.push(Waiter {
+                    connection: id,
+                    text,
+                    wish,
+                    reply,
+                });
+                Step::Blocked(answered, until, none)
+            }
+            Answer::Close => {
+                self.reply(id, Bytes::from_static(b"+OK\r\n"));
+                self.send(id, Out::Close);
+                Step::Never
+            }
+        }
+    }
+
+    pub(super) fn reply(&self, id: u64, bytes: Bytes) {
+        let due = Instant::now() + self.0.latency.get().1;
+        self.send(id, Out::Bytes(bytes, due));
+    }
+
+    pub(super) fn stop_waiting(&self, id: u64) {
+        self.state().waiters.retain(|waiter| waiter.connection != id);
+    }
+
+    fn send(&self, id: u64, out: Out) {
+        if let Some(connection) = self.state().connections.get(&id) {
+            let _ = connection.out.send(out);
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn connection(&mut self, id: u64) -> &mut Connection {
+        self.connections
+            .get_mut(&id)
+            .expect("a connection is dismissed last")
+    }
+
+    /// Why a command is refused at the entry.
+    pub(super) fn refusal(&self, args: &[Bytes]) -> Option<&'static str> {
+        let command = parse(args);
+        let flags = command.spec().flags;
+        let writes = flags.contains(CommandFlags::WRITE);
+        let (refuses, text) = match self.temper {
+            Temper::Primary => (false, ""),
+            Temper::Replica => (writes, "READONLY You can't write against a read only replica."),
+            Temper::NoReplicas => (writes, "NOREPLICAS Not enough good replicas to write."),
+            Temper::Loading => (
+                !flags.contains(CommandFlags::LOADING),
+                "LOADING Redis is loading the dataset in memory",
+            ),
+            Temper::MasterDown => (
+                !flags.contains(CommandFlags::STALE),
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            ),
+        };
+        refuses.then_some(text)
+    }
+
+    pub(super) fn note_executed(&mut self, id: u64, args: &[Bytes]) {
+        let line = self.line(id, args);
+        self.executed.push(line);
+    }
+
+    /// Gives blocked clients what has come for them, first come, first served.
+    pub(super) fn serve_waiters(&mut self) {
+        let mut at = 0;
+        while at < self.waiters.len() {
+            let data = &mut *self.data.borrow_mut();
+            match self.waiters[at].wish.grant(data) {
+                Some(reply) => {
+                    let waiter = self.waiters.remove(at);
+                    let line = Line {
+                        connection: waiter.connection,
+                        user: String::new(),
+                        db: 0,
+                        text: waiter.text,
+                    };
+                    self.executed.push(line);
+                    let _ = waiter.reply.send(reply);
+                }
+                None => at += 1,
+            }
+        }
+    }
+
+    fn line(&mut self, id: u64, args: &[Bytes]) -> Line {
+        let words: Vec<_> = args
+            .iter()
+            .map(|arg| String::from_utf8_lossy(&arg[..arg.len().min(200)]))
+            .collect();
+        let connection = self.connection(id);
+        Line {
+            connection: id,
+            user: connection.user.clone().unwrap_or_default(),
+            db: connection.db,
+            text: words.join(" ").chars().take(200).collect(),
+        }
+    }
+
+    fn fault(&mut self, text: &str) -> Option<Fault> {
+        let rule = self
+            .rules
+            .iter_mut()
+            .find(|rule| rule.times > 0 && text.starts_with(&rule.prefix))?;
+        rule.times -= 1;
+        Some(rule.fault.clone())
+    }
+}
+
+// === impl Connection ===
+
+impl Connection {
+    pub(super) fn is_subscribed(&self) -> bool {
+        !self.channels.is_empty() || !self.patterns.is_empty()
+    }
+}
+
+/// The command that `args` are.
+pub(super) fn parse(args: &[Bytes]) -> Command<Bytes> {
+    let words: Vec<&[u8]> = args.iter().map(|arg| &arg[..]).collect();
+    let mut frame = BytesMut::new();
+    write::command(&mut frame, &words);
+    let found = RequestScan::default().advance(&frame, &RequestLimits::AUTHENTICATED);
+    Command::new(frame.freeze(), found.unwrap().unwrap())
+}
+
+fn lines(all: &[Line], prefix: &str) -> Vec<Line> {
+    all.iter()
+        .filter(|line| line.text.starts_with(prefix))
+        .cloned()
+        .collect()
+}

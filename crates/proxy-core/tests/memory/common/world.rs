@@ -1,0 +1,292 @@
+//! The whole proxy between plain clients and two fake nodes, on one runtime whose clock only moves while nobody has
+//! anything to do.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use prometheus::proto::MetricFamily;
+use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
+use sentinel_watcher::{
+    Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher, hints,
+};
+use tokio::io::DuplexStream;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+use tokio::time::sleep;
+
+use super::client::Client;
+use super::data::Data;
+use super::network::{Door, Network, WINDOW_BYTES};
+use super::node::{Node, Temper};
+
+/// How long commands are held in these worlds.
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
+
+/// What a write says when nobody knows what became of it, but for the node's address.
+pub(crate) const UNKNOWN: &str = "-UNKNOWN outcome: the connection to ";
+
+/// Node `a` is the primary of a serving topology, `b` its replica, which has all that `a` has at once.
+pub(crate) struct World {
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+    network: Network,
+    doors: [Door; 4],
+    handle: Handle,
+    publisher: RefCell<TopologyPublisher>,
+    shard: RefCell<Shard>,
+    hints: RefCell<HintReceiver>,
+}
+
+thread_local! {
+    /// Tasks of the present test that panicked.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+const POLICIES: [ReadPolicy; 4] = [
+    ReadPolicy::Primary,
+    ReadPolicy::PreferPrimary,
+    ReadPolicy::Replica,
+    ReadPolicy::PreferReplica,
+];
+
+/// Runs `test` in a world with the usual settings.
+pub(crate) fn run(test: impl AsyncFnOnce(&World)) {
+    run_with(|_| {}, test);
+}
+
+/// Runs `test` in a world whose settings `change` has had a hand in, and sees to it that nothing is left behind.
+pub(crate) fn run_with(change: impl FnOnce(&mut Settings), test: impl AsyncFnOnce(&World)) {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let mut settings = Settings {
+        failover_hold_timeout: Some(HOLD),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    LocalSet::new().block_on(&runtime, async {
+        let world = World::start(settings);
+        settle().await;
+        world.serve(&world.a);
+        settle().await;
+        test(&world).await;
+        world.is_tidy().await;
+    });
+}
+
+/// The one place where these worlds start tasks. One that panics fails its test.
+#[expect(clippy::disallowed_methods, reason = "this is the seam")]
+pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(async {
+        if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+            PANICS.set(PANICS.get() + 1);
+        }
+    });
+}
+
+/// Lets everything that can happen now happen.
+pub(crate) async fn settle() {
+    sleep(Duration::from_millis(2)).await;
+}
+
+// === impl World ===
+
+impl World {
+    fn start(settings: Settings) -> Self {
+        let network = Network::default();
+        let data = Rc::new(RefCell::new(Data::default()));
+        let node = |host: &str| {
+            let address = format!("{host}:6379").parse().unwrap();
+            Node::start(&network, address, Rc::clone(&data))
+        };
+        let (a, b) = (node("a"), node("b"));
+        b.become_a(Temper::Replica);
+
+        let (publisher, feed) = TopologyPublisher::new(Arc::from("m"));
+        let (sender, hints) = hints();
+        let upstream = Upstream {
+            master: Arc::from("m"),
+            feed,
+            hints: sender,
+            health: HealthFeed::fixed(Health::default()),
+        };
+        let doors: [Door; 4] = Default::default();
+        let listener = |(door, reads): (&Door, ReadPolicy)| Listener {
+            listen: Box::new(door.clone()),
+            upstream: 0,
+            reads,
+        };
+        let listeners = doors.iter().zip(POLICIES).map(listener).collect();
+        let dial = Arc::new(network.clone());
+        let (workers, handle) = build(settings, vec![upstream], listeners, dial).unwrap();
+        for worker in workers {
+            spawn(worker.run());
+        }
+        Self {
+            a,
+            b,
+            network,
+            doors,
+            handle,
+            publisher: RefCell::new(publisher),
+            shard: RefCell::new(Shard::unknown()),
+            hints: RefCell::new(hints),
+        }
+    }
+
+    /// A client whose reads the primary answers.
+    pub(crate) fn client(&self) -> Client {
+        self.client_reading(ReadPolicy::Primary)
+    }
+
+    pub(crate) fn client_reading(&self, reads: ReadPolicy) -> Client {
+        Client::new(self.socket(reads, WINDOW_BYTES))
+    }
+
+    /// A client that takes only `window` bytes it has not read yet.
+    pub(crate) fn narrow_client(&self, window: usize) -> Client {
+        Client::new(self.socket(ReadPolicy::Primary, window))
+    }
+
+    fn socket(&self, reads: ReadPolicy, window: usize) -> DuplexStream {
+        let at = POLICIES.iter().position(|policy| *policy == reads);
+        self.doors[at.expect("a door for each")].knock(window)
+    }
+
+    /// Publishes `node` as primary in a term of its own, the other one as its usable replica.
+    pub(crate) fn serve(&self, node: &Node) {
+        let term = self.publisher.borrow().next_epoch();
+        let other = if node.address() == self.a.address() {
+            &self.b
+        } else {
+            &self.a
+        };
+        let replica = Replica {
+            address: other.address().clone(),
+            usable: true,
+            lag_bytes: None,
+            priority: 100,
+        };
+        self.publish(Shard {
+            phase: Phase::Serving,
+            primary: Some(Primary {
+                address: node.address().clone(),
+                term,
+            }),
+            replicas: vec![replica],
+            ..Shard::unknown()
+        });
+    }
+
+    /// Publishes the same with another phase; in `Down` there is no primary.
+    pub(crate) fn phase(&self, phase: Phase) {
+        let mut shard = self.shard.borrow().clone();
+        shard.phase = phase;
+        if phase == Phase::Down {
+            shard.primary = None;
+        }
+        self.publish(shard);
+    }
+
+    /// Publishes that the primary has no replica that may be read.
+    pub(crate) fn without_replicas(&self) {
+        let mut shard = self.shard.borrow().clone();
+        shard
+            .replicas
+            .iter_mut()
+            .for_each(|replica| replica.usable = false);
+        self.publish(shard);
+    }
+
+    /// Publishes that the primary has no replica at all.
+    pub(crate) fn alone(&self) {
+        let mut shard = self.shard.borrow().clone();
+        shard.replicas.clear();
+        self.publish(shard);
+    }
+
+    /// A first sign of a failover.
+    pub(crate) fn moving(&self) {
+        self.phase(Phase::Moving);
+    }
+
+    /// `b` becomes the primary, with keys of its own from here on, and is published.
+    pub(crate) fn switch(&self) {
+        self.b.part();
+        self.b.become_a(Temper::Primary);
+        self.serve(&self.b);
+    }
+
+    fn publish(&self, shard: Shard) {
+        *self.shard.borrow_mut() = shard.clone();
+        self.publisher.borrow_mut().publish(shard);
+    }
+
+    /// What has been suspected since this was asked last.
+    pub(crate) fn suspicions(&self) -> Vec<Suspicion> {
+        let hints = &mut *self.hints.borrow_mut();
+        std::iter::from_fn(|| hints.try_recv().ok())
+            .map(|hint| hint.suspicion)
+            .collect()
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The sum of a counter's or gauge's rows of which some label has the value `label`; of all rows where `label`
+    /// is empty.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
+        let families = self.handle.metrics().gather();
+        let family = families.iter().find(|family| family.name() == name);
+        family.map_or(0.0, |family| sum(family, label))
+    }
+
+    /// The network that nodes live on.
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Once all clients are gone, nothing of them is left: no session, nothing held, no protocol broken, no panic.
+    async fn is_tidy(&self) {
+        self.a.thaw();
+        self.b.thaw();
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(PANICS.take(), 0, "the world itself is broken");
+        assert_eq!(self.handle.clients(), 0, "sessions outlive their clients");
+        assert_eq!(self.metric("slipring_session_panics_total", ""), 0.0);
+        assert_eq!(self.metric("slipring_held_commands", ""), 0.0);
+        assert_eq!(self.metric("slipring_held_bytes", ""), 0.0);
+        for node in [&self.a, &self.b] {
+            assert_eq!(node.complaints(), Vec::<String>::new());
+            assert_eq!(
+                node.blocked(),
+                0,
+                "somebody is still blocked on {}",
+                node.address()
+            );
+            assert_eq!(
+                node.subscribers(),
+                0,
+                "somebody is still subscribed to {}",
+                node.address()
+            );
+        }
+    }
+}
+
+fn sum(family: &MetricFamily, label: &str) -> f64 {
+    let rows = family
+        .get_metric()
+        .iter()
+        .filter(|row| label.is_empty() || row.get_label().iter().any(|pair| pair.value() == label));
+    rows.map(|row| row.get_counter().get_value() + row.get_gauge().get_value())
+        .sum()
+}

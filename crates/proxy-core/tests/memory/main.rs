@@ -1,0 +1,11 @@
+//! The data plane as a whole: the real proxy between plain clients and fake nodes, in memory and with paused time.
+//! One file a theme.
+
+#![expect(clippy::unwrap_used, reason = "all of it is a test")]
+
+mod common;
+mod lost;
+mod moving;
+mod order;
+mod refused;
+mod switch;

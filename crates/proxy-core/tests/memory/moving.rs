@@ -1,0 +1,276 @@
+//! While a failover goes on: writes wait in order and within bounds, reads flow, nothing is lost that need not be.
+
+use std::time::Duration;
+
+use proxy_core::ReadPolicy;
+use sentinel_watcher::Phase;
+use tokio::time::{Instant, sleep};
+
+use crate::common::world::{HOLD, run, run_with, settle};
+
+const NO_PRIMARY: &str = "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
+const HOLD_FULL: &str =
+    "-MASTERDOWN too much waits for a primary (--failover-hold-bytes); the command was not executed";
+
+#[test]
+fn writes_are_held_and_reads_flow() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let (mut writer, mut reader) = (world.client(), world.client());
+        world.moving();
+        writer.send("INCR n").await;
+        assert_eq!(reader.ask("GET x; GET n").await, "1 nil");
+        writer.hears_nothing_for(HOLD / 2).await;
+        assert_eq!(world.metric("slipring_held_commands", ""), 1.0);
+        assert!(world.metric("slipring_held_bytes", "") >= 21.0);
+        world.switch();
+        assert_eq!(writer.reply().await, ":1");
+        assert_eq!(world.a.received("INCR n").len(), 0);
+        assert_eq!(world.b.executed("INCR n").len(), 1);
+        assert_eq!(reader.ask("GET n").await, "1");
+    });
+}
+
+#[test]
+fn ping_is_answered_here_only_while_moving() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("PING; PING a").await, "+PONG a");
+        let before = world.a.received("PING").len();
+        world.moving();
+        assert_eq!(client.ask("PING; PING a").await, "+PONG a");
+        world.phase(Phase::Down);
+        assert_eq!(client.ask("PING").await, "+PONG");
+        assert_eq!(world.a.received("PING").len(), before);
+    });
+}
+
+#[test]
+fn a_held_command_holds_all_later_ones_of_its_session() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("SET a old").await, "+OK");
+        world.moving();
+        client.send("GET a; SET a new; GET a; PING; CLIENT GETNAME").await;
+        assert_eq!(client.reply().await, "old");
+        client.hears_nothing_for(Duration::from_secs(1)).await;
+        client.send("INCR n; GET n").await;
+        client.hears_nothing_for(Duration::from_secs(1)).await;
+        world.switch();
+        assert_eq!(client.replies(6).await, "+OK new +PONG nil :1 1");
+    });
+}
+
+#[test]
+fn what_is_in_flight_finishes_on_the_old_primary() {
+    run(async |world| {
+        world.a.latency(Duration::ZERO, Duration::from_millis(50));
+        let mut client = world.client();
+        client.send("INCR n; INCR n").await;
+        settle().await;
+        world.moving();
+        assert_eq!(client.replies(2).await, ":1 :2");
+    });
+}
+
+#[test]
+fn nobody_is_held_past_the_hold_time() {
+    run(async |world| {
+        let mut client = world.client();
+        world.moving();
+        let started = Instant::now();
+        assert_eq!(client.ask("INCR n").await, NO_PRIMARY);
+        let waited = started.elapsed();
+        assert!(
+            waited >= HOLD && waited < HOLD + Duration::from_millis(200),
+            "{waited:?}"
+        );
+        world.switch();
+        sleep(HOLD).await;
+        assert_eq!(world.b.received("INCR n").len(), 0);
+        assert_eq!(client.ask("INCR n").await, ":1");
+    });
+}
+
+#[test]
+fn every_kind_of_command_is_held_and_refused_alike() {
+    for line in [
+        "BLPOP q 1",
+        "SUBSCRIBE s",
+        "MULTI; SET a 1; EXEC",
+        "SELECT 2",
+        "EVAL s 1 k",
+        "WATCH a",
+    ] {
+        run(async |world| {
+            let mut client = world.client();
+            world.moving();
+            client.send(line).await;
+            client.hears_nothing_for(HOLD / 2).await;
+            let refused = [NO_PRIMARY].repeat(line.split("; ").count()).join(" ");
+            let replies = client.replies(line.split("; ").count()).await;
+            assert_eq!(replies, refused, "{line}");
+            world.switch();
+            assert_eq!(client.ask("GET a").await, "nil");
+            let first = line.split("; ").next().unwrap();
+            assert_eq!(world.b.executed(first).len(), 0, "{line}");
+        });
+    }
+}
+
+#[test]
+fn no_more_bytes_are_held_than_the_bound_allows() {
+    let bound = |settings: &mut proxy_core::Settings| settings.failover_hold_bytes = 1000;
+    run_with(bound, async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        let value = "v".repeat(700);
+        world.moving();
+        one.send(&format!("SET one {value}")).await;
+        settle().await;
+        let started = Instant::now();
+        assert_eq!(two.ask(&format!("SET two {value}")).await, HOLD_FULL);
+        assert!(started.elapsed() < Duration::from_millis(10));
+        two.send("SET small 1").await;
+        two.hears_nothing_for(Duration::from_millis(10)).await;
+        drop(one);
+        settle().await;
+        let mut three = world.client();
+        three.send(&format!("SET three {value}")).await;
+        three.hears_nothing_for(Duration::from_millis(10)).await;
+        world.switch();
+        assert_eq!(two.reply().await, "+OK");
+        assert_eq!(three.reply().await, "+OK");
+        assert_eq!(world.b.text("one"), None, "its client has gone");
+        assert_eq!(world.b.text("two"), None);
+    });
+}
+
+#[test]
+fn a_held_command_of_a_client_that_has_gone_is_dropped() {
+    for line in [
+        "INCR n",
+        "BLPOP q 5",
+        "MULTI; INCR n; EXEC",
+        "SUBSCRIBE s",
+        "MULTI",
+        "WATCH n",
+    ] {
+        run(async |world| {
+            let mut client = world.client();
+            world.moving();
+            client.send(line).await;
+            settle().await;
+            drop(client);
+            settle().await;
+            assert_eq!(world.metric("slipring_held_commands", ""), 0.0);
+            world.switch();
+            sleep(HOLD).await;
+            let first = line.split(' ').next().unwrap().trim_end_matches(';');
+            assert_eq!(world.b.received(first).len(), 0, "{line}");
+        });
+    }
+}
+
+#[test]
+fn a_held_command_leaves_behind_what_came_back() {
+    run(async |world| {
+        world.a.put("x", b"old");
+        let mut client = world.client();
+        assert_eq!(client.ask("GET x").await, "old");
+        world.a.freeze();
+        client.send("GET x").await;
+        settle().await;
+        world.moving();
+        client.send("SET x new; GET x").await;
+        client.hears_nothing_for(Duration::from_millis(500)).await;
+        world.switch();
+        assert_eq!(client.replies(3).await, "old +OK new");
+        let order: Vec<_> = world.b.executed("").into_iter().map(|line| line.text).collect();
+        let order: Vec<_> = order
+            .iter()
+            .map(String::as_str)
+            .filter(|text| *text != "PING")
+            .collect();
+        assert_eq!(order, ["GET x", "SET x new", "GET x"]);
+    });
+}
+
+#[test]
+fn many_held_commands_of_many_sessions_each_leave_in_order() {
+    run(async |world| {
+        let mut clients: Vec<_> = (0..20).map(|_| world.client()).collect();
+        world.moving();
+        for (number, client) in clients.iter_mut().enumerate() {
+            for value in 0..20 {
+                client.send(&format!("RPUSH list{number} {value}")).await;
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+        world.switch();
+        for (number, client) in clients.iter_mut().enumerate() {
+            for value in 0..20 {
+                assert_eq!(client.reply().await, format!(":{}", value + 1));
+            }
+            let expected: Vec<_> = (0..20).map(|value| value.to_string()).collect();
+            assert_eq!(world.b.list(&format!("list{number}")), expected);
+        }
+    });
+}
+
+#[test]
+fn a_proxy_that_starts_before_its_nodes_holds_and_serves_when_they_appear() {
+    run(async |world| {
+        world.phase(Phase::Down);
+        let mut client = world.client();
+        client.send("SET a 1; GET a").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        world.serve(&world.a);
+        assert_eq!(client.replies(2).await, "+OK 1");
+    });
+}
+
+#[test]
+fn an_aborted_failover_releases_to_the_old_primary() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("INCR n").await, ":1");
+        let opened = world.a.opened();
+        world.moving();
+        client.send("INCR n").await;
+        client.hears_nothing_for(Duration::from_secs(1)).await;
+        world.phase(Phase::Serving);
+        assert_eq!(client.reply().await, ":2");
+        assert_eq!(world.a.opened(), opened, "the same term: the same connection");
+    });
+}
+
+#[test]
+fn readers_stay_on_the_replica_while_the_primary_moves() {
+    for policy in [
+        ReadPolicy::PreferPrimary,
+        ReadPolicy::Replica,
+        ReadPolicy::PreferReplica,
+    ] {
+        run(async |world| {
+            world.a.put("x", b"1");
+            let mut client = world.client_reading(policy);
+            world.a.freeze();
+            world.moving();
+            assert_eq!(client.ask("GET x").await, "1", "{policy:?}");
+            assert_eq!(world.b.executed("GET x").len(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_reader_of_replicas_alone_waits_until_there_is_one() {
+    run(async |world| {
+        world.without_replicas();
+        let mut client = world.client_reading(ReadPolicy::Replica);
+        client.send("GET x").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        world.serve(&world.a);
+        assert_eq!(client.reply().await, "nil");
+        assert_eq!(world.a.executed("GET x").len(), 0);
+    });
+}

@@ -1,0 +1,124 @@
+//! Replies come in the order of their requests, whoever gives them.
+
+use std::time::Duration;
+
+use proxy_core::ReadPolicy;
+
+use crate::common::world::{run, settle};
+
+const SLOW: Duration = Duration::from_millis(50);
+
+#[test]
+fn commands_share_one_connection() {
+    run(async |world| {
+        let (mut one, mut other) = (world.client(), world.client());
+        let before = world.a.opened();
+        assert_eq!(
+            one.ask("SET a 1; GET a; INCR a; GET nothing").await,
+            "+OK 1 :2 nil"
+        );
+        assert_eq!(other.ask("GET a").await, "2");
+        assert_eq!(world.a.opened(), before + 1);
+        assert_eq!(world.b.opened(), 0);
+    });
+}
+
+#[test]
+fn replies_of_the_replica_wait_for_those_of_the_primary_and_the_other_way_round() {
+    for (slow, fast) in [(SLOW, Duration::ZERO), (Duration::ZERO, SLOW)] {
+        run(async |world| {
+            world.a.latency(Duration::ZERO, slow);
+            world.b.latency(Duration::ZERO, fast);
+            world.a.put("x", b"read");
+            let mut client = world.client_reading(ReadPolicy::PreferReplica);
+            let replies = client
+                .ask("GET x; SET a 1; GET x; INCR b; GET x; INCR b; SET c 1")
+                .await;
+            assert_eq!(replies, "read +OK read :1 read :2 +OK");
+            assert_eq!(world.b.executed("GET x").len(), 3);
+            assert_eq!(world.a.executed("GET x").len(), 0);
+        });
+    }
+}
+
+#[test]
+fn what_the_session_answers_itself_waits_for_the_nodes_replies() {
+    run(async |world| {
+        world.a.latency(SLOW, Duration::ZERO);
+        world.a.put("x", b"read");
+        let mut client = world.client();
+        let line = "CLIENT SETNAME me; GET x; CLIENT GETNAME; GET x; CLIENT SETINFO LIB-NAME l; PING";
+        assert_eq!(client.ask(line).await, "+OK read me read +OK +PONG");
+        let line = "GET x; UNSUBSCRIBE u; GET x; CLIENT REPLY ON";
+        assert_eq!(client.ask(line).await, "read [unsubscribe u :0] read +OK");
+    });
+}
+
+#[test]
+fn a_mode_change_waits_for_what_is_outstanding() {
+    run(async |world| {
+        world.a.latency(Duration::ZERO, SLOW);
+        let mut client = world.client();
+        client
+            .send("SET a 1; WATCH a; GET a; UNWATCH; INCR a; RPUSH q x; BLPOP q 1; INCR a")
+            .await;
+        assert_eq!(client.replies(8).await, "+OK +OK 1 +OK :2 :1 [q x] :3");
+        client
+            .send("INCR a; SUBSCRIBE s; UNSUBSCRIBE s; INCR a; SELECT 1; GET a")
+            .await;
+        assert_eq!(
+            client.replies(6).await,
+            ":4 [subscribe s :1] [unsubscribe s :0] :5 +OK nil"
+        );
+    });
+}
+
+#[test]
+fn a_deep_pipeline_is_answered_whole_and_in_order() {
+    run(async |world| {
+        let mut client = world.client();
+        let line = vec!["INCR n"; 5_000].join("; ");
+        client.send(&line).await;
+        for expected in 1..=5_000 {
+            assert_eq!(client.reply().await, format!(":{expected}"));
+        }
+    });
+}
+
+#[test]
+fn a_command_may_come_byte_by_byte() {
+    run(async |world| {
+        let mut client = world.client();
+        for byte in b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$5\r\nx\r\ny\0\r\nGET a\r\n" {
+            client.send_bytes(&[*byte]).await;
+            settle().await;
+        }
+        assert_eq!(client.reply().await, "+OK");
+        assert_eq!(client.frame().await, &b"$5\r\nx\r\ny\0\r\n"[..]);
+    });
+}
+
+#[test]
+fn clients_that_share_a_connection_get_their_own_replies() {
+    run(async |world| {
+        let mut clients: Vec<_> = (0..40).map(|_| world.client()).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            client
+                .send(&format!("SET k{number} v{number}; GET k{number}"))
+                .await;
+        }
+        for round in 0..5 {
+            for (number, client) in clients.iter_mut().enumerate() {
+                client
+                    .send(&format!("GET k{number}; ECHO {round}-{number}"))
+                    .await;
+            }
+        }
+        for (number, client) in clients.iter_mut().enumerate().rev() {
+            assert_eq!(client.replies(2).await, format!("+OK v{number}"));
+            for round in 0..5 {
+                assert_eq!(client.replies(2).await, format!("v{number} {round}-{number}"));
+            }
+        }
+    });
+}
