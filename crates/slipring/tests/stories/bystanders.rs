@@ -99,9 +99,9 @@ impl Bystanders {
                 ensure!(unknown, "a BLPOP on a dead node: {popped:?}");
                 client.send(&["BLPOP", "by:queue", "0"])?;
             }
-            counts(&mut self.idle, "RPUSH by:queue second", 1)?;
+            ask(&mut self.idle, "RPUSH by:queue second")?;
         }
-        counts(&mut self.idle, "RPUSH by:queue element", 1)?;
+        ask(&mut self.idle, "RPUSH by:queue element")?;
         let popped = self.popping.read()?;
         if old == Node::Demoted {
             ensure!(popped.texts() == ["by:queue", "element"], "{popped:?}");

@@ -36,7 +36,7 @@ on_each_server! {
         ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
         ensure!(verdict.torn.is_empty(), "{verdict:?}");
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
-            ensure!(moved.took(lost.done), "lost, {:?} before the kill: {lost:?}", killed.saturating_duration_since(lost.done));
+            ensure!(moved.took(lost.sent, lost.done), "lost, {:?} before the kill: {lost:?}", killed.saturating_duration_since(lost.done));
         }
         delivered_once(&history, &verdict, moved)?;
         ensure!(verdict.lost.len() <= 32, "{} lost", verdict.lost.len());

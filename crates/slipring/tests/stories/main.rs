@@ -4,6 +4,8 @@
     reason = "real processes and plain threads take real time"
 )]
 
+mod auth;
+mod bad_input;
 mod bystanders;
 mod first_command;
 mod kill;

@@ -65,7 +65,7 @@ on_each_server! {
         ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
         ensure!(verdict.torn.is_empty(), "{verdict:?}");
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
-            ensure!(moved.took(lost.done), "lost, {:?} after the freeze: {lost:?}", lost.done - stopped);
+            ensure!(moved.took(lost.sent, lost.done), "lost, {:?} after the freeze: {lost:?}", lost.done - stopped);
         }
         delivered_once(&history, &verdict, moved)?;
         transactions.finish(promoted, moved)?;

@@ -65,6 +65,7 @@ pub(crate) fn words(line: &str) -> Vec<&str> {
 
 /// Each command on both connections: the answers must be the same to the byte.
 pub(crate) fn same_answers(plain: &mut Client, proxied: &mut Client, script: &str) -> Result<()> {
+    let mut differing = Vec::new();
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let raw = |client: &mut Client| -> Result<Vec<u8>> {
             client.send(&words(line))?;
@@ -72,13 +73,12 @@ pub(crate) fn same_answers(plain: &mut Client, proxied: &mut Client, script: &st
         };
         let want = raw(plain).with_context(|| format!("{line}, asked of the node"))?;
         let got = raw(proxied).with_context(|| format!("{line}, asked of slipring"))?;
-        ensure!(
-            got == want,
-            "{line}\n  node:     {:?}\n  slipring: {:?}",
-            String::from_utf8_lossy(&want),
-            String::from_utf8_lossy(&got)
-        );
+        if got != want {
+            let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            differing.push(format!("{line}\n  node:     {:?}\n  slipring: {:?}", shown(&want), shown(&got)));
+        }
     }
+    ensure!(differing.is_empty(), "{}", differing.join("\n"));
     Ok(())
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn delivered_once(history: &History, verdict: &Verdict, moved: Move) 
             .filter(|operation| operation.kind == Kind::Dequeue && operation.id == *id)
             .collect();
         ensure!(
-            pops.len() == 2 && moved.took(pops[0].done),
+            pops.len() == 2 && moved.took(pops[0].sent, pops[0].done),
             "popped twice; promoted at {:?}: {pops:?}",
             moved.promoted
         );

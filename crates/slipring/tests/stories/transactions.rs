@@ -176,7 +176,7 @@ fn check_list(held: &mut Client, key: &str, tally: &Tally, moved: Move) -> Resul
     }
     for (id, (sent, done)) in &tally.executed {
         ensure!(
-            times.contains_key(id) || moved.took(*done),
+            times.contains_key(id) || moved.took(*sent, *done),
             "{id} is not in {key}: sent {:?}, answered {:?} after the promotion",
             Since(*sent, moved.promoted),
             Since(*done, moved.promoted),
@@ -193,7 +193,7 @@ fn check_list(held: &mut Client, key: &str, tally: &Tally, moved: Move) -> Resul
 fn check_values(tallies: &[Tally], last: u64, moved: Move) -> Result<()> {
     let mut seen = BTreeMap::new();
     let executed = tallies.iter().flat_map(|tally| &tally.executed);
-    for (value, &(sent, done)) in executed.filter(|(_, (_, done))| !moved.took(*done)) {
+    for (value, &(sent, done)) in executed.filter(|(_, (sent, done))| !moved.took(*sent, *done)) {
         ensure!(*value <= last, "{value} was written, and in the end there is {last}");
         if let Some((before_sent, before_done)) = seen.insert(*value, (sent, done)) {
             bail!(
@@ -219,10 +219,10 @@ fn number_at(client: &mut Client, key: &str) -> Result<u64> {
 // === impl Move ===
 
 impl Move {
-    /// What was acknowledged at `done` may have gone with the broken primary, whoever stands before it.
-    pub(crate) fn took(self, done: Instant) -> bool {
-        self.broke
-            .is_some_and(|broke| done + LAST_TURN > broke && done < broke + LAST_TURN)
+    /// What was acknowledged so may have gone with the broken primary, whoever stands before it.
+    pub(crate) fn took(self, sent: Instant, done: Instant) -> bool {
+        let under_way = |broke| sent < broke && done + LAST_TURN > broke && done < self.promoted;
+        self.broke.is_some_and(under_way)
     }
 }
 

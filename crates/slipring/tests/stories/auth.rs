@@ -1,0 +1,219 @@
+//! Who clients are: by the node's word (passthrough), by slipring's (proxy), or nobody in particular (none).
+
+use anyhow::{Result, ensure};
+use testkit::{Client, Cluster, Flavor, Login, Node, Proxy, Reply, on_each_server};
+
+use super::support::{PATIENCE, ask, counts, refuses, same_answers, same_batch, says, slipring, words};
+
+const PASSWORD: &str = "open-sesame";
+
+on_each_server! {
+    fn clients_prove_who_they_are(flavor: Flavor) -> Result<()> {
+        let login = Login::password(PASSWORD);
+        let cluster = Cluster::builder(flavor)
+            .nodes(2)
+            .node_login(login.clone())
+            .sentinel_login(Login::password("sentinel-secret"))
+            .start()?;
+        for node in &cluster.shard().nodes {
+            node.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous"))?;
+        }
+        let plain = Node::builder(flavor.server()?).login(Some(login)).start()?;
+        plain.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous"))?;
+        let ours = || {
+            slipring()
+                .sentinels(&cluster)
+                .flag("--password", PASSWORD)
+                .env("SLIPRING_SENTINEL_PASSWORD", "sentinel-secret")
+        };
+        let passthrough = ours().start()?;
+        by_the_nodes_word(&passthrough, &plain)?;
+        side_by_side(&passthrough)?;
+        let proxy = ours().flag("--client-auth", "proxy").flag("--client-password", "for-slipring").start()?;
+        by_our_word(&proxy)?;
+        let none = ours().flag("--client-auth", "none").start()?;
+        unasked(&none)?;
+        let mut clients = [logged_in(&passthrough, "AUTH reader reads")?, none.client()?, proxy.client()?];
+        says(&mut clients[2], "AUTH for-slipring", "OK")?;
+        says(&mut clients[1], "SET kept value", "OK")?;
+
+        let old = cluster.primary()?.port();
+        cluster.failover_planned()?;
+        cluster.wait_switched(cluster.shard(), old, PATIENCE)?;
+        for client in &mut clients {
+            says(client, "GET kept", "value")?;
+        }
+        refuses(&mut clients[0], "SET kept other", "NOPERM")?;
+        refuses(&mut passthrough.client()?, "GET kept", "NOAUTH")?;
+        says(&mut logged_in(&passthrough, "AUTH open-sesame")?, "SET kept again", "OK")?;
+        for proxy in [&passthrough, &proxy, &none] {
+            let shown = format!("{}{}{}", proxy.process().log(), proxy.metrics()?, proxy.get("/topology")?.1);
+            for secret in [PASSWORD, "sentinel-secret", "for-slipring", "reads"] {
+                ensure!(!shown.contains(secret), "{secret} is told in a log, a metric or the topology");
+            }
+        }
+        Ok(())
+    }
+
+    /// A client may log in before slipring itself knows any password of the nodes' clients.
+    fn a_wrong_password_of_our_own_is_told(flavor: Flavor) -> Result<()> {
+        let login = Login::user("proxy", "right");
+        let cluster = Cluster::builder(flavor).nodes(2).sentinels(1).node_login(login).start()?;
+        let wrong = slipring()
+            .sentinels(&cluster)
+            .flag("--username", "proxy")
+            .flag("--password", "wrong")
+            .spawn()?;
+        wrong.process().wait_until("/readyz to name the flag", || {
+            let (status, report) = wrong.get("/readyz")?;
+            ensure!(status == 503 && report.contains("--password"), "{status}: {report}");
+            Ok(())
+        })?;
+        ensure!(!wrong.process().log().contains("wrong\""), "the password is in the log");
+        let right = slipring()
+            .sentinels(&cluster)
+            .flag("--username", "proxy")
+            .flag("--password", "right")
+            .start()?;
+        says(&mut logged_in(&right, "AUTH proxy right")?, "ACL WHOAMI", "proxy")
+    }
+}
+
+fn logged_in(proxy: &Proxy, auth: &str) -> Result<Client> {
+    let mut client = proxy.client()?;
+    says(&mut client, auth, "OK")?;
+    Ok(client)
+}
+
+/// Every answer is the node's own.
+fn by_the_nodes_word(proxy: &Proxy, plain: &Node) -> Result<()> {
+    // As nobody.
+    let script = "
+        GET key
+        PING
+        SET key value
+        NOSUCHCOMMAND
+        SELECT 1
+        CLIENT SETNAME name
+        SUBSCRIBE channel
+        MULTI
+        EXEC
+        BLPOP key 1
+        MONITOR
+        HELLO 3
+        HELLO 2
+        HELLO 3 AUTH default wrong
+        AUTH wrong
+        AUTH nobody wrong
+        AUTH reader wrong
+        GET key
+        AUTH open-sesame
+        GET key
+        AUTH wrong
+        SET key value
+        ACL WHOAMI
+        AUTH reader reads
+        GET key
+        SET key other
+        ACL WHOAMI
+        CONFIG GET port
+        AUTH default open-sesame
+        SET key value
+        ACL WHOAMI
+        DEL key
+        RESET
+        GET key
+        RESET";
+    let fresh = || Ok::<_, anyhow::Error>((Client::connect(plain.address())?, proxy.client()?));
+    let (mut node, mut client) = fresh()?;
+    same_answers(&mut node, &mut client, script)?;
+    let (mut node, mut client) = fresh()?;
+    same_batch(&mut node, &mut client, script, script.trim().lines().count())?;
+
+    let (_, mut client) = fresh()?;
+    let greeting = ask(&mut client, &format!("HELLO 3 AUTH default {PASSWORD} SETNAME greeted"))?;
+    ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
+    says(&mut client, "CLIENT GETNAME", "greeted")?;
+    says(&mut client, "SET greeted yes", "OK")?;
+
+    // As nobody, little may be sent; as somebody, much.
+    for bytes in [&b"*11\r\n$3\r\nSET\r\n"[..], b"*1\r\n$16385\r\n", b"*2\r\n$3\r\nGET\r\n$100000000\r\n"] {
+        let (mut node, mut client) = fresh()?;
+        let told = |client: &mut Client| {
+            client.send_raw(bytes)?;
+            Ok::<_, anyhow::Error>(client.read_to_end())
+        };
+        let (want, got) = (told(&mut node)?, told(&mut client)?);
+        ensure!(got == want, "{bytes:?}: {got:?} instead of {want:?}");
+    }
+    let mut client = logged_in(proxy, &format!("AUTH {PASSWORD}"))?;
+    let long = "x".repeat(100_000);
+    says(&mut client, &format!("SET long {long}"), "OK")?;
+    counts(&mut client, "DEL long greeted a b c d e f g h i j k l", 2)
+}
+
+/// Users share slipring, and nothing else.
+fn side_by_side(proxy: &Proxy) -> Result<()> {
+    let mut writers = (0..4)
+        .map(|_| logged_in(proxy, &format!("AUTH {PASSWORD}")))
+        .collect::<Result<Vec<_>>>()?;
+    let mut readers = (0..4)
+        .map(|_| logged_in(proxy, "AUTH reader reads"))
+        .collect::<Result<Vec<_>>>()?;
+    let mut nobody = proxy.client()?;
+    for round in 0..25 {
+        for (writer, reader) in writers.iter_mut().zip(&mut readers) {
+            writer.send_raw(format!("SET shared {round}\r\nACL WHOAMI\r\n").as_bytes())?;
+            reader.send_raw(b"SET shared x\r\nACL WHOAMI\r\n")?;
+            nobody.send_raw(b"GET shared\r\nACL WHOAMI\r\n")?;
+        }
+        for (writer, reader) in writers.iter_mut().zip(&mut readers) {
+            ensure!(writer.read()?.text() == Some("OK") && writer.read()?.text() == Some("default"), "writer");
+            let refused = reader.read()?;
+            ensure!(refused.error().is_some_and(|error| error.starts_with("NOPERM")), "{refused:?}");
+            ensure!(reader.read()?.text() == Some("reader"), "reader");
+            for _ in 0..2 {
+                let refused = nobody.read()?;
+                ensure!(refused.error().is_some_and(|error| error.starts_with("NOAUTH")), "{refused:?}");
+            }
+        }
+    }
+    says(&mut readers[0], "GET shared", "24")?;
+    counts(&mut writers[0], "DEL shared", 1)
+}
+
+/// slipring asks for a password of its own and runs everyone as its own user.
+fn by_our_word(proxy: &Proxy) -> Result<()> {
+    let mut client = proxy.client()?;
+    for line in ["GET key", "PING", "MULTI", "SUBSCRIBE a", "SELECT 1", "CLIENT ID", "BLPOP a 0", "NOSUCH"] {
+        refuses(&mut client, line, "NOAUTH Authentication required.")?;
+    }
+    refuses(&mut client, "HELLO 3", "NOAUTH HELLO must be called")?;
+    for line in ["AUTH wrong", "AUTH open-sesame", "AUTH nobody for-slipring", "AUTH default for-slippin"] {
+        refuses(&mut client, line, "WRONGPASS")?;
+        refuses(&mut client, "GET key", "NOAUTH")?;
+    }
+    client.send_raw(b"*11\r\n")?;
+    let (refusal, _) = client.read_to_end();
+    ensure!(refusal == b"-ERR Protocol error: unauthenticated multibulk length\r\n", "{refusal:?}");
+
+    let mut client = logged_in(proxy, "AUTH for-slipring")?;
+    says(&mut client, "SET key value", "OK")?;
+    says(&mut client, "ACL WHOAMI", "default")?;
+    refuses(&mut client, "AUTH wrong", "WRONGPASS")?;
+    says(&mut client, "GET key", "value")?;
+    says(&mut client, "RESET", "RESET")?;
+    refuses(&mut client, "GET key", "NOAUTH")?;
+    let greeting = ask(&mut client, "HELLO 3 AUTH default for-slipring")?;
+    ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
+    counts(&mut client, "DEL key", 1)
+}
+
+/// Whoever comes is slipring's own user.
+fn unasked(proxy: &Proxy) -> Result<()> {
+    let mut client = proxy.client()?;
+    says(&mut client, "SET key value", "OK")?;
+    says(&mut client, "ACL WHOAMI", "default")?;
+    refuses(&mut client, "AUTH anything", "ERR AUTH <password> called without any password configured")?;
+    counts(&mut client, "DEL key", 1)
+}
