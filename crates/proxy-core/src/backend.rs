@@ -101,7 +101,7 @@ impl Link {
     #[inline]
     pub(crate) fn account(&self, shape: Shape, class: Class, outcome: Outcome, elapsed: Duration) {
         self.cells.command(shape.command, outcome);
-        self.cells.command_duration(class, elapsed);
+        self.cells.command_durations(class, elapsed, 1);
     }
 
     /// Counts a command whose outcome nobody knows.

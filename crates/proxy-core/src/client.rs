@@ -128,19 +128,22 @@ impl Client {
         }
     }
 
-    /// The place of the next command, `bytes` long.
-    pub(crate) fn ticket(self: &Rc<Self>, bytes: usize) -> Ticket {
+    /// The place of the next command, `bytes` long; and whether there is room for another behind it.
+    pub(crate) fn ticket(self: &Rc<Self>, bytes: usize) -> (Ticket, bool) {
         let state = &mut *self.state.borrow_mut();
         let seq = state.next;
         state.next += 1;
         state.in_flight += 1;
         state.in_flight_bytes += bytes;
-        Ticket {
-            client: Rc::clone(self),
-            seq,
-            count: 1,
-            bytes,
-        }
+        (
+            Ticket {
+                client: Rc::clone(self),
+                seq,
+                count: 1,
+                bytes,
+            },
+            state.has(Wants::Room),
+        )
     }
 
     /// The old place of a command that is sent again.
@@ -163,7 +166,7 @@ impl Client {
 
     /// Answers the newest command from here, behind all replies still outstanding.
     pub(crate) fn reply(self: &Rc<Self>, reply: &[u8]) {
-        self.ticket(0).deliver(reply);
+        self.ticket(0).0.deliver(reply);
     }
 
     /// Passes on bytes that answer no ticket: a part of a reply, a push. Only while nothing is outstanding.
@@ -205,12 +208,6 @@ impl Client {
     /// Ready while no more is unanswered or unread than one client may have.
     pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         self.poll_wanted(cx, Wants::Room)
-    }
-
-    /// No more is unanswered or unread than one client may have.
-    #[must_use]
-    pub(crate) fn has_room(&self) -> bool {
-        self.state.borrow().has(Wants::Room)
     }
 
     fn poll_wanted(&self, cx: &Context<'_>, wants: Wants) -> Poll<()> {

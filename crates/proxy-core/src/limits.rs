@@ -1,7 +1,7 @@
 //! Every bound of the data plane, named in one place, with the policy when it is reached.
 
 /// Bytes read from a socket at once, into the worker's scratch. A larger read comes in several turns.
-pub(crate) const SCRATCH_BYTES: usize = 64 << 10;
+pub(crate) const SCRATCH_BYTES: usize = 128 << 10;
 
 /// Reads that one session or mux makes before it lets the others have their turn.
 pub(crate) const READS_PER_TURN: u32 = 4;
@@ -31,8 +31,11 @@ pub(crate) const REPLY_WHOLE_BYTES: usize = 64 << 10;
 /// A request longer than this travels on a lease of its own, so that it stalls nobody else's.
 pub(crate) const REQUEST_SHARED_BYTES: usize = 256 << 10;
 
-/// A buffer with more capacity than this is given back to the allocator once it is empty.
-pub(crate) const BUFFER_KEEP_BYTES: usize = 64 << 10;
+/// Bytes of small requests that one write to a node carries; a larger one has a write of its own.
+pub(crate) const CHUNK_BYTES: usize = 64 << 10;
+
+/// The largest write buffer that a shared connection keeps for its next write.
+pub(crate) const CHUNK_KEEP_BYTES: usize = 128 << 10;
 
 /// Input of one session kept while it waits (for a primary, a lease, or its blocked command); past it the
 /// socket is not read.

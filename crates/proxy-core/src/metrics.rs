@@ -119,7 +119,7 @@ mod tests {
         for micros in [100, 101, 400, 90_000_000] {
             metrics
                 .cells(0)
-                .command_duration(Class::Data, Duration::from_micros(micros));
+                .command_durations(Class::Data, Duration::from_micros(micros), 1);
         }
         let text = text(&metrics);
         for line in [

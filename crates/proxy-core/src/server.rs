@@ -363,20 +363,22 @@ impl Running {
         self.load().fetch_add(1, Ordering::Relaxed);
         cells.add(Counter::ClientsAccepted { listener }, 1);
         cells.gauge_add(Gauge::Clients { listener }, 1);
-        let session = Session::new(id, client, Rc::clone(door));
-        crate::task::spawn(Rc::clone(self).see_through(session, key, listener, peer));
+        let mut session = Session::new(id, client, Rc::clone(door));
+        let running = Rc::clone(self);
+        // The session lives in this block and nowhere else: it is most of what an idle client costs.
+        crate::task::spawn(async move {
+            let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
+            running.bid_farewell(ended.ok(), key, listener, peer);
+        });
     }
 
-    /// A session from its first to its last moment.
-    async fn see_through(self: Rc<Self>, session: Session, key: usize, listener: usize, peer: SocketAddr) {
-        let reason = match AssertUnwindSafe(session.run()).catch_unwind().await {
-            Ok(reason) => reason,
-            Err(_) => {
-                tracing::error!(%peer, "a session panicked, which is a defect; its client is closed");
-                self.state.cells.add(Counter::SessionPanics, 1);
-                CloseReason::Panic
-            }
-        };
+    /// A session has ended; without a reason it panicked.
+    fn bid_farewell(&self, reason: Option<CloseReason>, key: usize, listener: usize, peer: SocketAddr) {
+        let reason = reason.unwrap_or_else(|| {
+            tracing::error!(%peer, "a session panicked, which is a defect; its client is closed");
+            self.state.cells.add(Counter::SessionPanics, 1);
+            CloseReason::Panic
+        });
         let client = self.clients.borrow_mut().remove(key);
         client.break_off(reason);
         self.state.cells.add(Counter::ClientsClosed(reason), 1);

@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// Serves the client until one side ends it.
-    pub(crate) async fn run(mut self) -> CloseReason {
+    pub(crate) async fn run(&mut self) -> CloseReason {
         loop {
             self.client.rest(true);
             let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
@@ -182,6 +182,9 @@ impl Session {
     fn consume(&mut self, input: &[u8]) -> (usize, Stop) {
         let now = Instant::now();
         let limits = self.request_limits();
+        let may_enter = self.may_enter();
+        let fleet = Rc::clone(&self.door.fleet);
+        let topology = fleet.topology();
         let mut used = 0;
         while used < input.len() {
             let rest = input.get(used..).unwrap_or_default();
@@ -190,54 +193,46 @@ impl Session {
                 Ok(None) => break,
                 Err(error) => return (used, Stop::Turn(Turn::Malformed(error))),
             };
+            used += frame.len;
             if frame.shape == RequestShape::Empty {
-                used += frame.len;
                 continue;
             }
             let bytes = rest.get(..frame.len).unwrap_or_default();
             let command = Command::new(bytes, frame);
-            if command.is_http() {
-                // As Redis does: somebody makes a browser speak to us.
-                return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
-            }
-            let turn = match self.plan(&command) {
+            let plan = if may_enter {
+                route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
+            } else {
+                Plan::Aside
+            };
+            let turn = match plan {
+                _ if command.is_http() => {
+                    // As Redis does: somebody makes a browser speak to us.
+                    return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
+                }
                 Plan::Primary | Plan::Replica(_) if frame.len > limits::REQUEST_SHARED_BYTES => Turn::Aside,
                 Plan::Hold => Turn::Held,
                 Plan::Aside => Turn::Aside,
                 Plan::Pong => {
                     self.pong(&command);
-                    used += frame.len;
                     continue;
                 }
                 // The connection that the session used takes nothing new, and still owes it answers.
                 Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
-                plan @ (Plan::Primary | Plan::Replica(_)) => {
+                Plan::Primary | Plan::Replica(_) => {
                     let shape = shape_of(&command);
-                    let ticket = self.client.ticket(frame.len);
-                    self.route(plan, shape).send(ticket, bytes, shape, now);
-                    used += frame.len;
-                    if !self.client.has_room() {
-                        return (used, Stop::Full);
+                    let (ticket, room) = self.client.ticket(frame.len);
+                    self.route(topology.epoch, plan, shape)
+                        .send(ticket, bytes, shape, now);
+                    if room {
+                        continue;
                     }
-                    continue;
+                    return (used, Stop::Full);
                 }
             };
-            used += frame.len;
-            return (
-                used,
-                Stop::Turn(turn(Command::new(Bytes::copy_from_slice(bytes), frame))),
-            );
+            let command = Command::new(Bytes::copy_from_slice(bytes), frame);
+            return (used, Stop::Turn(turn(command)));
         }
         (used, Stop::Dry)
-    }
-
-    /// Where a command goes.
-    fn plan<B: AsRef<[u8]>>(&self, command: &Command<B>) -> Plan {
-        if !self.may_enter() {
-            return Plan::Aside;
-        }
-        let topology = self.door.fleet.topology();
-        route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
     }
 
     fn primary_is_open(&self) -> bool {
@@ -245,30 +240,28 @@ impl Session {
     }
 
     /// The shared connection of `plan`, for a command of `shape`.
-    fn route(&mut self, plan: Plan, shape: Shape) -> Rc<Mux> {
-        let epoch = self.door.fleet.topology().epoch;
-        let cached = if plan == Plan::Primary {
+    fn route(&mut self, epoch: Epoch, plan: Plan, shape: Shape) -> &Mux {
+        let slot = if plan == Plan::Primary {
             &mut self.primary
         } else {
             &mut self.replica
         };
-        let cached = match cached {
-            Some(cached) if cached.epoch == epoch && cached.plan == plan && cached.mux.is_open() => cached,
-            stale => {
-                let backend = self.door.fleet.backend_of(plan, &self.profile);
-                let term = backend.link().node.term;
-                stale.insert(Cached {
-                    epoch,
-                    term,
-                    plan,
-                    mux: backend.mux(self.id),
-                })
-            }
-        };
+        let fits = |cached: &Cached| cached.epoch == epoch && cached.plan == plan && cached.mux.is_open();
+        if !slot.as_ref().is_some_and(fits) {
+            let backend = self.door.fleet.backend_of(plan, &self.profile);
+            let term = backend.link().node.term;
+            *slot = Some(Cached {
+                epoch,
+                term,
+                plan,
+                mux: backend.mux(self.id),
+            });
+        }
+        let cached = slot.as_ref().expect("just filled");
         if !shape.read {
             self.wrote_at = cached.term;
         }
-        Rc::clone(&cached.mux)
+        &cached.mux
     }
 
     /// Everything that the common way does not do.
@@ -343,15 +336,19 @@ impl Session {
     }
 
     fn request_limits(&self) -> RequestLimits {
-        let nobody = match self.door.worker.settings.client_auth {
-            ClientAuth::Passthrough => self.profile.credentials.is_none() && self.door.fleet.auth_required(),
-            ClientAuth::Proxy => !self.admitted,
-            ClientAuth::None => false,
-        };
-        if nobody {
+        if self.is_nobody() {
             RequestLimits::UNAUTHENTICATED
         } else {
             RequestLimits::AUTHENTICATED
+        }
+    }
+
+    /// Has not authenticated where that is asked: AUTH, HELLO, QUIT and RESET are all it may.
+    fn is_nobody(&self) -> bool {
+        match self.door.worker.settings.client_auth {
+            ClientAuth::Passthrough => self.profile.credentials.is_none() && self.door.fleet.auth_required(),
+            ClientAuth::Proxy => !self.admitted,
+            ClientAuth::None => false,
         }
     }
 

@@ -67,7 +67,6 @@ struct InFlight {
     addressee: Addressee,
     shape: Shape,
     place: Place,
-    since: Instant,
 }
 
 enum Addressee {
@@ -171,12 +170,11 @@ impl Mux {
             addressee.give_back(Bytes::copy_from_slice(frame), shape, None);
             return;
         }
-        let place = state.outbox.push(frame);
+        let place = state.outbox.push(frame, since);
         state.entries.push_back(InFlight {
             addressee,
             shape,
             place,
-            since,
         });
         if let Some(waker) = state.waker.take() {
             waker.wake();

@@ -115,21 +115,21 @@ impl Cells {
         }
     }
 
-    /// How long a command took: from its last byte's arrival to its reply's readiness.
+    /// How long `count` commands took each: from their last byte's arrival to their reply's readiness.
     #[inline]
-    pub fn command_duration(&self, class: Class, elapsed: Duration) {
-        self.durations[class_index(class)].record(elapsed);
+    pub fn command_durations(&self, class: Class, elapsed: Duration, count: u64) {
+        self.durations[class_index(class)].record(elapsed, count);
     }
 
     /// How long a session waited for a lease.
     pub fn lease_wait(&self, elapsed: Duration) {
-        self.lease_wait.record(elapsed);
+        self.lease_wait.record(elapsed, 1);
     }
 
     /// How long a command waited for a primary.
     pub fn hold_duration(&self, upstream: usize, elapsed: Duration) {
         if let Some(cells) = self.upstreams.get(upstream) {
-            cells.hold_duration.record(elapsed);
+            cells.hold_duration.record(elapsed, 1);
         }
     }
 

@@ -47,13 +47,14 @@ pub(super) struct Sum {
 // === impl Histogram ===
 
 impl Histogram {
-    pub(super) fn record(&self, elapsed: Duration) {
+    /// Records `count` durations of `elapsed` each.
+    pub(super) fn record(&self, elapsed: Duration, count: u64) {
         let bucket = BOUNDS.partition_point(|bound| *bound < elapsed);
         if let Some(bucket) = self.buckets.get(bucket) {
-            bucket.add(1);
+            bucket.add(count);
         }
-        self.nanos
-            .add(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        let nanos = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.add(nanos.saturating_mul(count));
     }
 
     pub(super) fn add_to(&self, sum: &mut Sum) {

@@ -44,8 +44,10 @@ impl Session {
                     self.recover().await?;
                 }
                 Ok(plan) => {
-                    let ticket = self.client.ticket(frame.len());
-                    self.route(plan, shape).send(ticket, frame, shape, Instant::now());
+                    let (ticket, _) = self.client.ticket(frame.len());
+                    let epoch = self.door.fleet.topology().epoch;
+                    self.route(epoch, plan, shape)
+                        .send(ticket, frame, shape, Instant::now());
                     return Ok(());
                 }
             }
@@ -62,16 +64,32 @@ impl Session {
     }
 
     /// Waits until a command of this shape can be sent; past the hold time it is refused with the error inside.
+    /// Who had to wait lets subscribers in first.
     pub(super) async fn primary_for(
         &mut self,
         shape: Shape,
         bytes: usize,
     ) -> Result<Result<Plan, Bytes>, Close> {
-        let mut applied = self.door.fleet.applied();
+        if self.plan_of(shape, false, 0) == Plan::Hold {
+            if let Err(refusal) = self.release_for(shape, bytes).await? {
+                return Ok(Err(refusal));
+            }
+            self.let_subscribers_in().await?;
+        }
+        self.release_for(shape, bytes).await
+    }
+
+    /// The same for those who are let in first themselves.
+    pub(super) async fn release_for(
+        &mut self,
+        shape: Shape,
+        bytes: usize,
+    ) -> Result<Result<Plan, Bytes>, Close> {
         let plan = self.plan_of(shape, false, 0);
         if plan != Plan::Hold {
             return Ok(Ok(plan));
         }
+        let mut applied = self.door.fleet.applied();
         let held = self
             .door
             .worker
@@ -83,7 +101,6 @@ impl Session {
         loop {
             let plan = self.plan_of(shape, false, 0);
             if plan != Plan::Hold {
-                self.let_subscribers_in().await?;
                 return Ok(Ok(plan));
             }
             if !self.changed(&mut applied, deadline).await? && Instant::now() >= deadline {
@@ -153,7 +170,8 @@ impl Session {
                 .add(Counter::Resends(ResendReason::Refused), 1);
         }
         let ticket = self.client.ticket_again(seq, frame.len());
-        self.route(plan, shape)
+        let epoch = self.door.fleet.topology().epoch;
+        self.route(epoch, plan, shape)
             .send(ticket, &frame, shape, Instant::now());
     }
 

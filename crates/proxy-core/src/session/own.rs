@@ -63,7 +63,7 @@ impl Session {
                 self.answer_result(&command, greeting);
                 Ok(())
             }
-            _ if !self.may_enter() => {
+            _ if self.is_nobody() => {
                 self.answer(&command, &Error::NoAuth.reply());
                 Ok(())
             }

@@ -162,7 +162,13 @@ impl Session {
                 read: false,
                 ..call.shape
             };
-            if let Err(refusal) = self.primary_for(shape, command.frame().len()).await? {
+            let bytes = command.frame().len();
+            // A blocked reader is one of those whom held writes wait for.
+            let waited = match call.counted {
+                Some(_) => self.release_for(shape, bytes).await?,
+                None => self.primary_for(shape, bytes).await?,
+            };
+            if let Err(refusal) = waited {
                 stay.give_up();
                 self.answer(command, &refusal);
                 return Ok(Attempt::Answered);

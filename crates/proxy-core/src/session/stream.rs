@@ -156,13 +156,10 @@ impl Session {
 
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
     async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, NodeKey)>, Close> {
-        let Some(first) = stream
-            .pending
-            .front()
-            .or(stream.outbox.front())
-            .map(|pending| &pending.command)
-        else {
-            return self.join_silently(stream).await.map(Some);
+        let first = match stream.outbox.front() {
+            Some(first) if stream.former.is_none() => &first.command,
+            // Its subscriptions come first; what else it has waits in `flow`.
+            _ => return self.join_silently(stream).await.map(Some),
         };
         let mut shape = shape_of(first);
         shape.read = false;
@@ -188,10 +185,6 @@ impl Session {
                 },
             };
             self.client.reply(&refusal);
-            if stream.former.is_some() {
-                // Its subscriptions are lost, which no reply can say.
-                return Err(Close(CloseReason::Node));
-            }
             return Ok(None);
         }
     }

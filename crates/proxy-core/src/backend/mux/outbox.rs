@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use sentinel_watcher::BoxIo;
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use crate::error::Sent;
 use crate::limits;
@@ -31,12 +32,14 @@ pub(super) struct Outbox {
 pub(super) struct Place {
     /// Number of its chunk.
     chunk: u64,
-    start: usize,
-    len: usize,
+    start: u32,
+    len: u32,
 }
 
 struct Chunk {
     bytes: Vec<u8>,
+    /// When its first frame came.
+    since: Instant,
     unanswered: usize,
     written: usize,
 }
@@ -45,10 +48,10 @@ struct Chunk {
 
 impl Outbox {
     /// Appends `frame` to the chunk that leaves next.
-    pub(super) fn push(&mut self, frame: &[u8]) -> Place {
+    pub(super) fn push(&mut self, frame: &[u8], now: Instant) -> Place {
         let open = match self.chunks.back() {
             Some(chunk) if self.written < self.chunks.len() => {
-                chunk.written == 0 && chunk.bytes.len() + frame.len() <= limits::SCRATCH_BYTES
+                chunk.written == 0 && chunk.bytes.len() + frame.len() <= limits::CHUNK_BYTES
             }
             _ => false,
         };
@@ -56,6 +59,7 @@ impl Outbox {
             let bytes = self.spare.take().unwrap_or_default();
             self.chunks.push_back(Chunk {
                 bytes,
+                since: now,
                 unanswered: 0,
                 written: 0,
             });
@@ -65,10 +69,11 @@ impl Outbox {
         let start = chunk.bytes.len();
         chunk.bytes.extend_from_slice(frame);
         chunk.unanswered += 1;
+        let small = |n| u32::try_from(n).expect("a frame is bounded by proto-max-bulk-len and its arguments");
         Place {
             chunk: number,
-            start,
-            len: frame.len(),
+            start: small(start),
+            len: small(frame.len()),
         }
     }
 
@@ -96,34 +101,42 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// The frame at `place` is answered; chunks that are done with make room.
-    pub(super) fn answered(&mut self, place: Place) {
-        if let Some(chunk) = self.chunk_mut(place) {
-            chunk.unanswered -= 1;
+    /// The frame at `place` is answered; chunks that are done with make room. Returns since when it was waiting.
+    pub(super) fn answered(&mut self, place: Place) -> Instant {
+        let chunk = self
+            .chunk_mut(place)
+            .expect("a chunk outlives its unanswered frames");
+        chunk.unanswered -= 1;
+        let since = chunk.since;
+        if chunk.unanswered > 0 {
+            return since;
         }
         while self.written > 0 && self.chunks.front().is_some_and(|chunk| chunk.unanswered == 0) {
             let mut bytes = self.chunks.pop_front().expect("just seen").bytes;
             self.written -= 1;
             self.first += 1;
-            if self.spare.is_none() && bytes.capacity() <= limits::BUFFER_KEEP_BYTES {
+            if self.spare.is_none() && bytes.capacity() <= limits::CHUNK_KEEP_BYTES {
                 bytes.clear();
                 self.spare = Some(bytes);
             }
         }
+        since
     }
 
     /// A copy of an unanswered frame.
     pub(super) fn copy(&mut self, place: Place) -> Bytes {
-        let bytes = self
-            .chunk_mut(place)
-            .and_then(|chunk| chunk.bytes.get(place.start..place.start + place.len));
+        let bytes = self.chunk_mut(place).and_then(|chunk| {
+            chunk
+                .bytes
+                .get(place.start as usize..(place.start + place.len) as usize)
+        });
         Bytes::copy_from_slice(bytes.expect("a chunk outlives its unanswered frames"))
     }
 
     /// Whether any byte of an unanswered frame was written.
     pub(super) fn sent(&mut self, place: Place) -> Sent {
         match self.chunk_mut(place) {
-            Some(chunk) if chunk.written > place.start => Sent::Maybe,
+            Some(chunk) if chunk.written > place.start as usize => Sent::Maybe,
             _ => Sent::Never,
         }
     }
@@ -152,8 +165,8 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1024);
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"one");
-        let second = outbox.push(b"two");
+        let first = outbox.push(b"one", Instant::now());
+        let second = outbox.push(b"two", Instant::now());
         assert_eq!(write(&mut outbox, &mut io), 6);
         assert_eq!(outbox.copy(second), &b"two"[..]);
         outbox.answered(first);
@@ -168,14 +181,18 @@ mod tests {
         let (near, _far) = tokio::io::duplex(4);
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
-        let (first, second, third) = (outbox.push(b"one"), outbox.push(b"two"), outbox.push(b"six"));
+        let (first, second, third) = (
+            outbox.push(b"one", Instant::now()),
+            outbox.push(b"two", Instant::now()),
+            outbox.push(b"six", Instant::now()),
+        );
         assert_eq!(outbox.sent(first), Sent::Never);
         assert_eq!(write(&mut outbox, &mut io), 4);
         assert_eq!(
             [first, second, third].map(|place| outbox.sent(place)),
             [Sent::Maybe, Sent::Maybe, Sent::Never]
         );
-        let later = outbox.push(b"later");
+        let later = outbox.push(b"later", Instant::now());
         assert_eq!(outbox.sent(later), Sent::Never);
         outbox.answered(first);
         assert_eq!(outbox.copy(third), &b"six"[..]);
@@ -186,9 +203,9 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1024);
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"one");
+        let first = outbox.push(b"one", Instant::now());
         write(&mut outbox, &mut io);
-        let second = outbox.push(b"two");
+        let second = outbox.push(b"two", Instant::now());
         assert_eq!(outbox.sent(second), Sent::Never);
         outbox.answered(first);
         write(&mut outbox, &mut io);

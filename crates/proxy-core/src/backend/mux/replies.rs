@@ -31,6 +31,13 @@ pub(super) struct Replies {
     pub(super) passing: bool,
 }
 
+/// How long commands answered by one read have waited, those of one write together.
+struct Waits {
+    now: Instant,
+    since: Instant,
+    count: u64,
+}
+
 /// Replies for one client that lie side by side in the read buffer.
 struct Run {
     ticket: Ticket,
@@ -42,6 +49,11 @@ impl State {
     /// Splits what came into replies and hands them out.
     pub(super) fn read(&mut self, link: &Link, bytes: &[u8]) -> io::Result<()> {
         let now = Instant::now();
+        let mut waits = Waits {
+            now,
+            since: now,
+            count: 0,
+        };
         let mut run: Option<Run> = None;
         let mut at = 0;
         while at < bytes.len() {
@@ -65,13 +77,14 @@ impl State {
                 .ok_or_else(|| io::Error::other("a reply that nobody asked for"))?;
             let whole = self.replies.pieces.is_empty() && !self.replies.passing && front.shape.replies == 1;
             if whole && !kind.is_error() {
-                run = self.answer_in_run(link, run, bytes, start..at, now);
+                run = self.answer_in_run(link, run, bytes, start..at, &mut waits);
             } else {
                 Run::finish(run.take(), bytes);
                 self.take_piece(link, rest.get(..used).unwrap_or_default(), kind, now);
             }
         }
         Run::finish(run, bytes);
+        waits.settle(link);
         Ok(())
     }
 
@@ -82,7 +95,7 @@ impl State {
         mut run: Option<Run>,
         bytes: &[u8],
         at: Range<usize>,
-        now: Instant,
+        waits: &mut Waits,
     ) -> Option<Run> {
         let entry = self.entries.pop_front().expect("the caller saw it");
         match entry.addressee {
@@ -91,19 +104,14 @@ impl State {
                 ticket.give_back(self.outbox.copy(entry.place), entry.shape, None);
             }
             Addressee::Client(ticket) => {
-                link.account(
-                    entry.shape,
-                    Class::Data,
-                    Outcome::Ok,
-                    now.duration_since(entry.since),
-                );
+                link.cells.command(entry.shape.command, Outcome::Ok);
                 run = Some(Run::join(run, ticket, bytes, at));
             }
             Addressee::Asker(asker) => {
                 let _ = asker.send(Bytes::copy_from_slice(bytes.get(at).unwrap_or_default()));
             }
         }
-        self.outbox.answered(entry.place);
+        waits.note(link, self.outbox.answered(entry.place));
         run
     }
 
@@ -148,10 +156,12 @@ impl State {
             } else {
                 Outcome::Ok
             };
-            link.account(shape, Class::Data, outcome, now.duration_since(entry.since));
+            link.cells.command(shape.command, outcome);
             entry.addressee.deliver(reply);
         }
-        self.outbox.answered(entry.place);
+        let since = self.outbox.answered(entry.place);
+        link.cells
+            .command_durations(Class::Data, now.duration_since(since), 1);
     }
 
     /// A reply that goes on: kept, or passed on where it is large and its client's turn has come.
@@ -178,6 +188,26 @@ impl State {
             ticket.part(&replies.pieces);
             replies.pieces = BytesMut::new();
             replies.passing = true;
+        }
+    }
+}
+
+// === impl Waits ===
+
+impl Waits {
+    fn note(&mut self, link: &Link, since: Instant) {
+        if since != self.since {
+            self.settle(link);
+            self.since = since;
+        }
+        self.count += 1;
+    }
+
+    fn settle(&mut self, link: &Link) {
+        let count = std::mem::take(&mut self.count);
+        if count > 0 {
+            link.cells
+                .command_durations(Class::Data, self.now.duration_since(self.since), count);
         }
     }
 }
