@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use testkit::servers::target_folder;
 
 use crate::tool::Tool;
 
@@ -39,9 +40,16 @@ fn fuzz(seconds: u64) -> Result<bool> {
     }
     let mut all_well = true;
     for target in Tool::cargo(&["fuzz", "list"]).output()?.lines() {
+        // What is found goes into the first folder, and the second is only read: what is committed is chosen by hand.
+        let finds = target_folder().join("fuzz-corpus").join(target);
+        std::fs::create_dir_all(&finds)?;
+        let corpora = [finds, crate::workspace().join("fuzz/corpus").join(target)];
         let limit = format!("-max_total_time={seconds}");
         // The sanitizers ask for a nightly compiler; the stable one has them behind this variable.
-        let run = Tool::cargo(&["fuzz", "run", target, "--", &limit]).env("RUSTC_BOOTSTRAP", "1");
+        let run = Tool::cargo(&["fuzz", "run", target])
+            .args(&corpora)
+            .args(&["--", &limit]);
+        let run = run.env("RUSTC_BOOTSTRAP", "1");
         let well = run.passes()?;
         println!("{target}: {}", if well { "found nothing" } else { "FAILED" });
         all_well &= well;
