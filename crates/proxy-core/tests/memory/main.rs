@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
+mod blocking;
 mod common;
 mod lost;
 mod moving;
+mod multi;
 mod order;
 mod refused;
+mod subscribers;
 mod switch;

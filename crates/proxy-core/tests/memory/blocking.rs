@@ -1,0 +1,277 @@
+//! Blocking commands: moved while they wait, never popped twice, never popped in vain where that can be known.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::common::node::{Fault, Temper};
+use crate::common::world::{HOLD, UNKNOWN, run, run_with, settle};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_blocked_client_moves_with_what_is_left_of_its_time() {
+    run(async |world| {
+        let mut client = world.client();
+        let started = Instant::now();
+        client.send("BLPOP q 5").await;
+        sleep(SECOND).await;
+        assert_eq!(world.a.blocked(), 1);
+        world.moving();
+        settle().await;
+        assert_eq!(world.a.blocked(), 0, "it is unblocked before the switch");
+        sleep(SECOND).await;
+        world.switch();
+        settle().await;
+        assert_eq!(world.b.blocked(), 1);
+        assert_eq!(client.reply().await, "nil");
+        let waited = started.elapsed();
+        assert!(
+            waited >= 5 * SECOND && waited < 5 * SECOND + SECOND / 10,
+            "{waited:?}"
+        );
+        assert_eq!(client.ask("GET x").await, "nil");
+    });
+}
+
+#[test]
+fn a_blocked_client_gets_what_is_pushed_on_the_new_primary() {
+    for line in ["BLPOP q 0", "BRPOP p q 0", "BLPOP p q 60"] {
+        run(async |world| {
+            let (mut popper, mut pusher) = (world.client(), world.client());
+            popper.send(line).await;
+            settle().await;
+            world.moving();
+            pusher.send("RPUSH q x y").await;
+            popper.hears_nothing_for(SECOND).await;
+            world.switch();
+            let expected = if line.starts_with("BLPOP") {
+                "[q x]"
+            } else {
+                "[q y]"
+            };
+            assert_eq!(popper.reply().await, expected);
+            assert_eq!(pusher.reply().await, ":2");
+            assert_eq!(world.b.list("q").len(), 1);
+        });
+    }
+}
+
+#[test]
+fn what_was_popped_before_the_unblocking_is_delivered_and_not_popped_again() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.latency(Duration::ZERO, Duration::from_millis(50));
+        world.a.run("RPUSH q x y");
+        world.moving();
+        settle().await;
+        world.switch();
+        assert_eq!(client.reply().await, "[q x]");
+        assert_eq!(world.b.received("BLPOP").len(), 0);
+        assert_eq!(world.b.list("q"), ["y"]);
+    });
+}
+
+#[test]
+fn a_demoted_node_lets_its_blocked_clients_go_and_they_wait_for_the_new_one() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.become_a(Temper::Replica);
+        client.hears_nothing_for(SECOND).await;
+        world.moving();
+        client.hears_nothing_for(SECOND).await;
+        world.switch();
+        settle().await;
+        assert_eq!(world.b.blocked(), 1);
+        world.b.run("RPUSH q x");
+        assert_eq!(client.reply().await, "[q x]");
+    });
+}
+
+#[test]
+fn a_node_that_dies_leaves_a_pop_unknown() {
+    for line in ["BLPOP q 0", "BRPOP q 0", "BLMOVE q p LEFT RIGHT 0"] {
+        run(async |world| {
+            let mut client = world.client();
+            client.send(line).await;
+            settle().await;
+            world.a.kill();
+            let reply = client.reply().await;
+            assert!(reply.starts_with(UNKNOWN), "{line}: {reply}");
+            world.switch();
+            assert_eq!(client.ask("GET x").await, "nil");
+            assert_eq!(world.b.received(line).len(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_frozen_node_leaves_a_pop_unknown_once_it_has_been_replaced() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.freeze();
+        world.moving();
+        client.hears_nothing_for(2 * SECOND).await;
+        world.switch();
+        let started = Instant::now();
+        assert!(client.reply().await.starts_with(UNKNOWN));
+        assert!(started.elapsed() <= 2 * SECOND);
+    });
+}
+
+#[test]
+fn a_node_that_dies_lets_a_reader_wait_on_the_next() {
+    run(async |world| {
+        let (mut reader, mut writer) = (world.client(), world.client());
+        assert_eq!(writer.ask("XADD s * f 1").await, "1-0");
+        reader.send("XREAD BLOCK 0 STREAMS s 1-0").await;
+        settle().await;
+        world.a.kill();
+        reader.hears_nothing_for(SECOND).await;
+        world.moving();
+        writer.send("XADD s * f 2").await;
+        reader.hears_nothing_for(SECOND).await;
+        world.switch();
+        assert_eq!(writer.reply().await, "2-0");
+        assert_eq!(reader.reply().await, "[[s [[2-0 [f 2]]]]]");
+    });
+}
+
+#[test]
+fn a_cut_connection_leaves_a_pop_unknown_and_lets_a_reader_read_on() {
+    run(async |world| {
+        let (mut popper, mut reader) = (world.client(), world.client());
+        popper.send("BLPOP q 0").await;
+        reader.send("XREAD BLOCK 0 STREAMS s 0-0").await;
+        settle().await;
+        world.a.cut();
+        assert!(popper.reply().await.starts_with(UNKNOWN));
+        reader.hears_nothing_for(SECOND).await;
+        world.a.run("XADD s * f 1");
+        assert_eq!(reader.reply().await, "[[s [[1-0 [f 1]]]]]");
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_is_not_waited_for_any_more() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        assert_eq!(world.a.blocked(), 1);
+        let open = world.a.open();
+        drop(client);
+        settle().await;
+        assert_eq!(world.a.blocked(), 0);
+        assert_eq!(world.a.open(), open - 1, "its lease is closed");
+        world.a.run("RPUSH q x");
+        assert_eq!(world.client().ask("LPOP q").await, "x");
+    });
+}
+
+#[test]
+fn what_follows_a_blocked_command_waits_for_it() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("INCR n; BLPOP q 0; INCR n; GET n").await;
+        assert_eq!(client.reply().await, ":1");
+        client.hears_nothing_for(SECOND).await;
+        client.send("INCR n").await;
+        client.hears_nothing_for(SECOND).await;
+        world.a.run("RPUSH q x");
+        assert_eq!(client.replies(4).await, "[q x] :2 2 :3");
+    });
+}
+
+#[test]
+fn blocked_consumers_do_not_starve_their_producer() {
+    run_with(
+        |settings| settings.pool_size = 2,
+        async |world| {
+            let mut consumers: Vec<_> = (0..3).map(|_| world.client()).collect();
+            for consumer in &mut consumers {
+                consumer.send("BLPOP q 0").await;
+                settle().await;
+            }
+            let mut producer = world.client();
+            assert_eq!(producer.ask("WATCH w").await, "+OK");
+            assert_eq!(producer.ask("MULTI; RPUSH q x; EXEC").await, "+OK +QUEUED [:1]");
+            assert_eq!(consumers[0].reply().await, "[q x]");
+            settle().await;
+            assert_eq!(world.a.blocked(), 2, "the third has the first one's lease");
+            let mut late = world.client();
+            let started = Instant::now();
+            let reply = late.ask("BLPOP q 0").await;
+            assert!(
+                reply.starts_with("-ERR no free connection for blocking commands"),
+                "{reply}"
+            );
+            assert!(started.elapsed() >= 5 * SECOND && started.elapsed() < 6 * SECOND);
+        },
+    );
+}
+
+#[test]
+fn a_clean_lease_serves_the_next_blocked_client() {
+    run(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        one.send("BLPOP q 1").await;
+        assert_eq!(one.reply().await, "nil");
+        let opened = world.a.opened();
+        world.a.run("RPUSH q x");
+        assert_eq!(two.ask("BLPOP q 1").await, "[q x]");
+        assert_eq!(world.a.opened(), opened);
+    });
+}
+
+#[test]
+fn a_pop_that_was_never_sent_waits_for_its_primary() {
+    run(async |world| {
+        let mut client = world.client();
+        world.moving();
+        let started = Instant::now();
+        client.send("BLPOP q 2").await;
+        client.hears_nothing_for(SECOND).await;
+        world.switch();
+        assert_eq!(client.reply().await, "nil");
+        assert!(started.elapsed() < 4 * SECOND);
+    });
+}
+
+#[test]
+fn a_blocked_command_is_not_refused_for_having_waited_longer_than_the_hold_time() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        sleep(3 * HOLD).await;
+        world.moving();
+        sleep(SECOND).await;
+        world.switch();
+        settle().await;
+        assert_eq!(world.b.blocked(), 1);
+        world.b.run("RPUSH q x");
+        assert_eq!(client.reply().await, "[q x]");
+    });
+}
+
+#[test]
+fn an_unblocking_that_the_node_does_not_hear_proves_nothing() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.once("CLIENT UNBLOCK", Fault::Hang);
+        world.moving();
+        sleep(3 * SECOND).await;
+        world.a.run("RPUSH q x");
+        assert_eq!(client.reply().await, "[q x]", "it was still blocked there");
+        world.switch();
+        assert_eq!(client.ask("GET x").await, "nil");
+    });
+}
