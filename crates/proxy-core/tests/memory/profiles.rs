@@ -1,0 +1,300 @@
+//! Who a session is: proven on the node each time, never shared with another, and carried along.
+
+use proxy_core::{ClientAuth, Settings};
+use sentinel_watcher::{Credentials, Secret};
+
+use crate::common::world::{World, run, run_with, settle};
+
+const NOAUTH: &str = "-NOAUTH Authentication required.";
+const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
+
+/// Both nodes know the default user and two more; the proxy has had time to learn it.
+async fn with_passwords(world: &World) {
+    for node in [&world.a, &world.b] {
+        for (user, password) in [("default", "pw"), ("ann", "a1"), ("bob", "b1")] {
+            node.require(user, password);
+        }
+    }
+    world.serve(&world.a);
+    settle().await;
+}
+
+#[test]
+fn a_session_is_nobody_until_the_node_has_proven_it() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        assert_eq!(client.ask("INCR n; GET n").await, format!("{NOAUTH} {NOAUTH}"));
+        assert_eq!(client.ask("AUTH wrong").await, WRONGPASS);
+        assert_eq!(client.ask("INCR n").await, NOAUTH);
+        assert_eq!(client.ask("AUTH pw; INCR n").await, "+OK :1");
+        assert_eq!(client.ask("AUTH wrong; INCR n").await, format!("{WRONGPASS} :2"));
+        assert_eq!(
+            client.ask("AUTH ann b1; INCR n; AUTH ann a1; INCR n").await,
+            format!("{WRONGPASS} :3 +OK :4")
+        );
+        assert_eq!(client.ask("RESET; INCR n").await, format!("+RESET {NOAUTH}"));
+        let users: Vec<_> = world
+            .a
+            .executed("INCR n")
+            .into_iter()
+            .map(|line| line.user)
+            .collect();
+        assert_eq!(users, ["default", "default", "default", "ann"]);
+    });
+}
+
+#[test]
+fn the_node_is_asked_for_each_proof() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut clients: Vec<_> = (0..3).map(|_| world.client()).collect();
+        for client in &mut clients {
+            assert_eq!(
+                client.ask("AUTH ann a1; INCR n").await.split(' ').next(),
+                Some("+OK")
+            );
+        }
+        assert!(world.a.received("AUTH ann a1").len() >= 3);
+        // Whoever knew yesterday's password is nobody today.
+        world.a.require("ann", "a2");
+        assert_eq!(world.client().ask("AUTH ann a1").await, WRONGPASS);
+        assert_eq!(world.client().ask("AUTH ann a2; GET n").await, "+OK 3");
+    });
+}
+
+#[test]
+fn two_users_never_share_a_connection() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut sessions = Vec::new();
+        for (user, password) in [
+            ("ann", "a1"),
+            ("bob", "b1"),
+            ("default", "pw"),
+            ("ann", "a1"),
+            ("bob", "b1"),
+        ] {
+            let mut client = world.client();
+            assert_eq!(client.ask(&format!("AUTH {user} {password}")).await, "+OK");
+            sessions.push((user, client));
+        }
+        let mut nobody = world.client();
+        for round in 0..5 {
+            for (user, client) in &mut sessions {
+                client
+                    .send(&format!(
+                        "SET {user}:x {round}; WATCH {user}:w; MULTI; SET {user}:y 1; EXEC"
+                    ))
+                    .await;
+            }
+            assert_eq!(nobody.ask("SET nobody:x 1").await, NOAUTH);
+            for (_, client) in &mut sessions {
+                client.replies(5).await;
+            }
+        }
+        let mut users_of = std::collections::BTreeMap::<u64, std::collections::BTreeSet<String>>::new();
+        for line in world.a.executed("SET") {
+            assert!(line.text.starts_with(&format!("SET {}:", line.user)), "{line:?}");
+            users_of.entry(line.connection).or_default().insert(line.user);
+        }
+        assert!(users_of.values().all(|users| users.len() == 1), "{users_of:?}");
+    });
+}
+
+#[test]
+fn a_wrong_password_costs_nobody_elses_session() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut right = world.client();
+        assert_eq!(right.ask("AUTH pw").await, "+OK");
+        let mut wrong = world.client();
+        for _ in 0..20 {
+            assert_eq!(
+                wrong.ask("AUTH nonsense; INCR n").await,
+                format!("{WRONGPASS} {NOAUTH}")
+            );
+        }
+        assert_eq!(right.ask("INCR n").await, ":1");
+        let mut late = world.client();
+        assert_eq!(
+            late.ask("INCR n").await,
+            NOAUTH,
+            "what was proven for one is not lent to another"
+        );
+    });
+}
+
+#[test]
+fn a_session_stays_who_it_is_through_a_switch() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        assert_eq!(client.ask("AUTH ann a1; SELECT 3; SET a 1").await, "+OK +OK +OK");
+        world.moving();
+        client.send("GET a; INCR n; WATCH a; UNWATCH").await;
+        settle().await;
+        world.switch();
+        assert_eq!(client.replies(4).await, "1 :1 +OK +OK");
+        for prefix in ["INCR n", "WATCH a"] {
+            let line = &world.b.executed(prefix)[0];
+            assert_eq!((&*line.user, line.db), ("ann", 3));
+        }
+    });
+}
+
+#[test]
+fn a_user_that_the_new_primary_does_not_know_loses_its_session() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        assert_eq!(client.ask("AUTH ann a1; INCR n").await, "+OK :1");
+        world.b.require("ann", "other");
+        world.switch();
+        assert!(client.ask("INCR n").await.starts_with("-WRONGPASS"));
+        assert_eq!(world.b.executed("INCR n").len(), 0);
+    });
+}
+
+#[test]
+fn databases_are_apart() {
+    run(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        assert_eq!(
+            one.ask("SET a zero; SELECT 1; SET a one; SELECT 2; GET a").await,
+            "+OK +OK +OK +OK nil"
+        );
+        assert_eq!(two.ask("GET a; SELECT 1; GET a").await, "zero +OK one");
+        assert_eq!(one.ask("SELECT 0; GET a").await, "+OK zero");
+        let out_of_range = "-ERR DB index is out of range";
+        assert_eq!(one.ask("SELECT 99; GET a").await, format!("{out_of_range} zero"));
+        assert!(one.ask("SELECT x").await.starts_with("-ERR"));
+        assert_eq!(
+            one.ask("SELECT 1; WATCH a; MULTI; INCR n; EXEC").await,
+            "+OK +OK +OK +QUEUED [:1]"
+        );
+        assert_eq!(two.ask("GET n; SELECT 0; GET n").await, "1 +OK nil");
+        for line in world.a.executed("SET a") {
+            let db = if line.text == "SET a zero" { 0 } else { 1 };
+            assert_eq!(line.db, db);
+        }
+    });
+}
+
+#[test]
+fn databases_that_do_not_exist_leave_nothing_behind() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("GET a").await, "nil");
+        settle().await;
+        let open = world.a.open();
+        for db in 100..150 {
+            assert_eq!(
+                client.ask(&format!("SELECT {db}")).await,
+                "-ERR DB index is out of range"
+            );
+        }
+        settle().await;
+        assert!(world.a.open() <= open + 1, "{} connections", world.a.open());
+    });
+}
+
+#[test]
+fn versions_of_the_protocol_are_apart() {
+    run(async |world| {
+        let (mut two, mut three) = (world.client(), world.client());
+        assert!(three.ask("HELLO 3").await.starts_with("%["));
+        two.send("GET x").await;
+        three.send("GET x").await;
+        assert_eq!(two.frame().await, &b"$-1\r\n"[..]);
+        assert_eq!(three.frame().await, &b"_\r\n"[..]);
+        assert!(three.ask("HELLO 2").await.starts_with("[server"));
+        three.send("GET x").await;
+        assert_eq!(three.frame().await, &b"$-1\r\n"[..]);
+    });
+}
+
+#[test]
+fn each_session_has_an_id_of_its_own() {
+    run(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        let (id, other) = (one.ask("CLIENT ID").await, two.ask("CLIENT ID").await);
+        assert_ne!(id, other);
+        assert!(one.ask("HELLO 3").await.ends_with(&format!("id {id}]")));
+    });
+}
+
+#[test]
+fn nobody_may_send_more_than_a_redis_would_read_of_nobody() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        client.send_bytes(b"*11\r\n").await;
+        let reply = client.reply().await;
+        assert_eq!(reply, "-ERR Protocol error: unauthenticated multibulk length");
+        client.is_closed().await;
+    });
+}
+
+#[test]
+fn a_proxy_with_a_password_of_its_own_asks_for_that() {
+    let own = |settings: &mut Settings| {
+        settings.client_auth = ClientAuth::Proxy;
+        settings.client_password = Some(Secret::new(b"door"));
+        settings.node_credentials = Some(Credentials {
+            username: Some(b"ann"[..].into()),
+            password: Secret::new(b"a1"),
+        });
+    };
+    run_with(own, async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("INCR n; SUBSCRIBE s; MULTI").await,
+            [NOAUTH; 3].join(" ")
+        );
+        assert_eq!(
+            client.ask("AUTH a1; INCR n").await,
+            format!("{WRONGPASS} {NOAUTH}")
+        );
+        assert_eq!(client.ask("AUTH door; INCR n").await, "+OK :1");
+        assert_eq!(world.a.executed("INCR n")[0].user, "ann");
+        assert_eq!(client.ask("RESET; INCR n").await, format!("+RESET {NOAUTH}"));
+        assert_eq!(
+            world.a.received("AUTH door").len(),
+            0,
+            "the door's password is not the nodes' affair"
+        );
+    });
+}
+
+#[test]
+fn a_proxy_that_asks_nobody_runs_sessions_as_its_own_user() {
+    let own = |settings: &mut Settings| {
+        settings.client_auth = ClientAuth::None;
+        settings.node_credentials = Some(Credentials {
+            username: None,
+            password: Secret::new(b"pw"),
+        });
+    };
+    run_with(own, async |world| {
+        with_passwords(world).await;
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("INCR n; WATCH w; UNWATCH; SELECT 1; GET n").await,
+            ":1 +OK +OK +OK nil"
+        );
+        assert!(
+            client
+                .ask("AUTH x")
+                .await
+                .starts_with("-ERR AUTH <password> called without any password")
+        );
+        for prefix in ["INCR", "WATCH", "GET"] {
+            assert!(
+                world.a.executed(prefix).iter().all(|line| line.user == "default"),
+                "{prefix}"
+            );
+        }
+    });
+}

@@ -1,0 +1,141 @@
+//! How sessions begin and end: the door, QUIT, broken protocol, hanging up half way, idleness and the drain.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::common::world::{HOLD, run, run_with, settle};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn who_quits_gets_everything_first() {
+    run(async |world| {
+        world.a.latency(Duration::from_millis(50), Duration::ZERO);
+        let mut client = world.client();
+        client.send("INCR n; GET n; QUIT; INCR n").await;
+        assert_eq!(client.replies(3).await, ":1 1 +OK");
+        client.is_closed().await;
+        assert_eq!(world.a.executed("INCR n").len(), 1);
+    });
+}
+
+#[test]
+fn broken_protocol_is_answered_behind_all_that_was_asked() {
+    run(async |world| {
+        world.a.latency(Duration::from_millis(50), Duration::ZERO);
+        for (bytes, error) in [
+            (&b"*1\r\n:1\r\n"[..], "-ERR Protocol error: expected '$', got ':'"),
+            (b"*x\r\n", "-ERR Protocol error: invalid multibulk length"),
+            (
+                b"*2147483648\r\n",
+                "-ERR Protocol error: invalid multibulk length",
+            ),
+            (
+                b"*1\r\n$2147483648\r\n",
+                "-ERR Protocol error: invalid bulk length",
+            ),
+            (
+                b"GET \"a\r\n",
+                "-ERR Protocol error: unbalanced quotes in request",
+            ),
+        ] {
+            let mut client = world.client();
+            client.send("GET a").await;
+            client.send_bytes(bytes).await;
+            assert_eq!(client.replies(2).await, format!("nil {error}"));
+            client.is_closed().await;
+        }
+        assert_eq!(world.client().ask("INCR n").await, ":1");
+    });
+}
+
+#[test]
+fn a_browser_is_sent_away() {
+    run(async |world| {
+        let mut client = world.client();
+        client
+            .send_bytes(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nFLUSHALL\r\n")
+            .await;
+        client.is_closed().await;
+        assert_eq!(world.a.received("FLUSHALL").len(), 0);
+    });
+}
+
+#[test]
+fn the_door_has_a_bound() {
+    run_with(
+        |settings| settings.max_clients = 2,
+        async |world| {
+            let (mut one, mut two, mut three) = (world.client(), world.client(), world.client());
+            assert_eq!(one.ask("INCR n").await, ":1");
+            assert_eq!(two.ask("INCR n").await, ":2");
+            assert_eq!(three.reply().await, "-ERR max number of clients reached");
+            three.is_closed().await;
+            drop(one);
+            settle().await;
+            assert_eq!(world.client().ask("INCR n").await, ":3");
+        },
+    );
+}
+
+#[test]
+fn idle_clients_are_closed_and_waiting_ones_are_not() {
+    run_with(
+        |settings| settings.idle_timeout = 3 * SECOND,
+        async |world| {
+            let (mut idle, mut blocked, mut held) = (world.client(), world.client(), world.client());
+            assert_eq!(idle.ask("INCR n").await, ":1");
+            blocked.send("BLPOP q 0").await;
+            settle().await;
+            world.moving();
+            held.send("INCR n").await;
+            let started = Instant::now();
+            idle.is_closed().await;
+            assert!(started.elapsed() >= 2 * SECOND && started.elapsed() < 4 * SECOND);
+            sleep(3 * SECOND).await;
+            world.switch();
+            assert_eq!(held.reply().await, ":2");
+            world.b.run("RPUSH q x");
+            assert_eq!(blocked.reply().await, "[q x]");
+        },
+    );
+}
+
+#[test]
+fn a_drain_lets_clients_finish_and_sends_the_last_away() {
+    run_with(
+        |settings| settings.drain_timeout = HOLD,
+        async |world| {
+            world.a.latency(Duration::from_millis(50), Duration::ZERO);
+            let (mut resting, mut busy, mut blocked) = (world.client(), world.client(), world.client());
+            assert_eq!(resting.ask("GET x").await, "nil");
+            assert_eq!(busy.ask("GET x").await, "nil");
+            blocked.send("BLPOP q 0").await;
+            busy.send("INCR n; INCR n").await;
+            sleep(Duration::from_millis(10)).await;
+            world.handle().drain();
+            resting.is_closed().await;
+            assert_eq!(busy.replies(2).await, ":1 :2");
+            busy.is_closed().await;
+            let started = Instant::now();
+            blocked.is_closed().await;
+            assert!(started.elapsed() < HOLD + SECOND);
+            settle().await;
+            assert_eq!(world.handle().clients(), 0);
+            assert_eq!(world.a.blocked(), 0);
+        },
+    );
+}
+
+#[test]
+fn idle_sessions_cost_no_connection_to_the_node() {
+    run(async |world| {
+        let before = world.a.opened();
+        let clients: Vec<_> = (0..200).map(|_| world.client()).collect();
+        settle().await;
+        assert_eq!(world.handle().clients(), 200);
+        assert_eq!(world.a.opened(), before);
+        drop(clients);
+    });
+}

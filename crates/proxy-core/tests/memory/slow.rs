@@ -1,0 +1,164 @@
+//! One client that does not keep up costs the others nothing, and slipring no memory beyond its bounds.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::common::node::Fault;
+use crate::common::world::{UNKNOWN, run, settle};
+
+const BIG: usize = 10 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_client_that_does_not_read_stalls_nobody() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        let (mut slow, mut other) = (world.narrow_client(1024), world.client());
+        assert_eq!(other.ask("INCR n").await, ":1");
+        slow.send("GET big").await;
+        settle().await;
+        for expected in 2..20 {
+            let started = Instant::now();
+            assert_eq!(other.ask("INCR n").await, format!(":{expected}"));
+            assert!(
+                started.elapsed() < Duration::from_millis(20),
+                "{:?}",
+                started.elapsed()
+            );
+        }
+        sleep(20 * SECOND).await;
+        let received = world.metric("slipring_received_bytes_total", "node");
+        assert!(
+            received < 2_500_000.0,
+            "{received} bytes were taken for a client that reads nothing"
+        );
+        assert_eq!(
+            slow.frame().await.len(),
+            BIG + 13,
+            "nobody waited behind it, so it may take its time"
+        );
+    });
+}
+
+#[test]
+fn who_waits_behind_a_slow_clients_reply_waits_no_longer_than_the_bound() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        world.a.put("x", b"1");
+        let (mut slow, mut other) = (world.narrow_client(1024), world.client());
+        assert_eq!(slow.ask("GET x").await, "1");
+        world.a.once("GET big", Fault::Delay(Duration::from_millis(10)));
+        slow.send("GET big").await;
+        settle().await;
+        other.send("INCR n; GET x").await;
+        let started = Instant::now();
+        assert_eq!(other.replies(2).await, ":1 1");
+        let waited = started.elapsed();
+        assert!(waited < 12 * SECOND, "{waited:?}");
+        assert_eq!(world.a.executed("INCR n").len(), 1);
+        assert_eq!(world.a.received("INCR n").len(), 1);
+    });
+}
+
+#[test]
+fn a_slow_client_that_does_read_gets_every_byte() {
+    run(async |world| {
+        let value: Vec<u8> = (0..BIG).map(|at| (at % 251) as u8).collect();
+        world.a.put("big", &value);
+        let mut slow = world.narrow_client(4096);
+        slow.send("GET x; GET big; INCR n").await;
+        sleep(5 * SECOND).await;
+        assert_eq!(slow.reply().await, "nil");
+        let frame = slow.frame().await;
+        assert!(frame[11..].starts_with(&value), "{} bytes", frame.len());
+        assert_eq!(frame.len(), BIG + 13);
+        assert_eq!(slow.reply().await, ":1");
+    });
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_closed_at_the_bound() {
+    run(async |world| {
+        let (mut slow, mut publisher) = (world.narrow_client(1024), world.client());
+        assert_eq!(slow.ask("SUBSCRIBE s").await, "[subscribe s :1]");
+        let message = "m".repeat(100_000);
+        let mut heard = 0;
+        for _ in 0..450 {
+            heard += u32::from(publisher.ask(&format!("PUBLISH s {message}")).await == ":1");
+        }
+        assert!(
+            (320..400).contains(&heard),
+            "{heard} messages of 100 kB were kept"
+        );
+        settle().await;
+        assert_eq!(world.a.subscribers(), 0);
+        assert_eq!(world.metric("slipring_clients_closed_total", "output"), 1.0);
+    });
+}
+
+#[test]
+fn a_large_request_travels_on_a_connection_of_its_own() {
+    run(async |world| {
+        let (mut large, mut other) = (world.client(), world.client());
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let value = vec![b'v'; BIG];
+        large.send("INCR m").await;
+        large.send_words(&[b"SET", b"big", &value]).await;
+        large.send("STRLEN big; INCR m; GET big").await;
+        assert_eq!(large.replies(2).await, ":1 +OK");
+        assert!(
+            large.reply().await.starts_with("-ERR unknown command"),
+            "the fake has no STRLEN"
+        );
+        assert_eq!(large.reply().await, ":2");
+        assert_eq!(large.frame().await.len(), BIG + 13);
+        let connection = |prefix: &str| world.a.executed(prefix)[0].connection;
+        assert_ne!(connection("SET big"), connection("INCR n"));
+        assert_eq!(connection("INCR m"), connection("INCR n"));
+    });
+}
+
+#[test]
+fn half_a_request_stalls_nobody() {
+    run(async |world| {
+        let (mut half, mut other) = (world.client(), world.client());
+        half.send_bytes(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\nhalf")
+            .await;
+        settle().await;
+        assert_eq!(other.ask("INCR n").await, ":1");
+        drop(half);
+        settle().await;
+        assert_eq!(world.a.received("SET").len(), 0);
+    });
+}
+
+#[test]
+fn a_large_write_whose_connection_is_lost_is_an_unknown_outcome() {
+    run(async |world| {
+        let mut client = world.client();
+        let value = vec![b'v'; 1 << 20];
+        world.a.once("SET big", Fault::CutAfter);
+        client.send_words(&[b"SET", b"big", &value]).await;
+        assert!(client.reply().await.starts_with(UNKNOWN));
+        assert_eq!(world.a.received("SET big").len(), 1);
+    });
+}
+
+#[test]
+fn a_large_write_to_a_frozen_primary_ends_with_the_switch() {
+    run(async |world| {
+        let mut client = world.client();
+        let value = vec![b'v'; 1 << 20];
+        client.send_words(&[b"SET", b"big", &value]).await;
+        assert_eq!(client.reply().await, "+OK", "it leaves a lease behind");
+        world.a.freeze();
+        client.send_words(&[b"SET", b"big", &value]).await;
+        sleep(SECOND).await;
+        world.switch();
+        let started = Instant::now();
+        assert!(client.reply().await.starts_with(UNKNOWN));
+        assert!(started.elapsed() < SECOND / 10);
+        assert_eq!(client.ask("INCR n").await, ":1");
+    });
+}
