@@ -16,10 +16,10 @@ on_each_server! {
             .sentinel_login(Login::password("sentinel-secret"))
             .start()?;
         for node in &cluster.shard().nodes {
-            node.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous"))?;
+            node.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
         }
         let plain = Node::builder(flavor.server()?).login(Some(login)).start()?;
-        plain.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous"))?;
+        plain.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
         let ours = || {
             slipring()
                 .sentinels(&cluster)
@@ -131,13 +131,20 @@ fn by_the_nodes_word(proxy: &Proxy, plain: &Node) -> Result<()> {
     same_batch(&mut node, &mut client, script, script.trim().lines().count())?;
 
     let (_, mut client) = fresh()?;
-    let greeting = ask(&mut client, &format!("HELLO 3 AUTH default {PASSWORD} SETNAME greeted"))?;
+    let greeting = ask(
+        &mut client,
+        &format!("HELLO 3 AUTH default {PASSWORD} SETNAME greeted"),
+    )?;
     ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
     says(&mut client, "CLIENT GETNAME", "greeted")?;
     says(&mut client, "SET greeted yes", "OK")?;
 
     // As nobody, little may be sent; as somebody, much.
-    for bytes in [&b"*11\r\n$3\r\nSET\r\n"[..], b"*1\r\n$16385\r\n", b"*2\r\n$3\r\nGET\r\n$100000000\r\n"] {
+    for bytes in [
+        &b"*11\r\n$3\r\nSET\r\n"[..],
+        b"*1\r\n$16385\r\n",
+        b"*2\r\n$3\r\nGET\r\n$100000000\r\n",
+    ] {
         let (mut node, mut client) = fresh()?;
         let told = |client: &mut Client| {
             client.send_raw(bytes)?;
@@ -168,13 +175,22 @@ fn side_by_side(proxy: &Proxy) -> Result<()> {
             nobody.send_raw(b"GET shared\r\nACL WHOAMI\r\n")?;
         }
         for (writer, reader) in writers.iter_mut().zip(&mut readers) {
-            ensure!(writer.read()?.text() == Some("OK") && writer.read()?.text() == Some("default"), "writer");
+            ensure!(
+                writer.read()?.text() == Some("OK") && writer.read()?.text() == Some("default"),
+                "writer"
+            );
             let refused = reader.read()?;
-            ensure!(refused.error().is_some_and(|error| error.starts_with("NOPERM")), "{refused:?}");
+            ensure!(
+                refused.error().is_some_and(|error| error.starts_with("NOPERM")),
+                "{refused:?}"
+            );
             ensure!(reader.read()?.text() == Some("reader"), "reader");
             for _ in 0..2 {
                 let refused = nobody.read()?;
-                ensure!(refused.error().is_some_and(|error| error.starts_with("NOAUTH")), "{refused:?}");
+                ensure!(
+                    refused.error().is_some_and(|error| error.starts_with("NOAUTH")),
+                    "{refused:?}"
+                );
             }
         }
     }
@@ -185,17 +201,34 @@ fn side_by_side(proxy: &Proxy) -> Result<()> {
 /// slipring asks for a password of its own and runs everyone as its own user.
 fn by_our_word(proxy: &Proxy) -> Result<()> {
     let mut client = proxy.client()?;
-    for line in ["GET key", "PING", "MULTI", "SUBSCRIBE a", "SELECT 1", "CLIENT ID", "BLPOP a 0", "NOSUCH"] {
+    for line in [
+        "GET key",
+        "PING",
+        "MULTI",
+        "SUBSCRIBE a",
+        "SELECT 1",
+        "CLIENT ID",
+        "BLPOP a 0",
+        "NOSUCH",
+    ] {
         refuses(&mut client, line, "NOAUTH Authentication required.")?;
     }
     refuses(&mut client, "HELLO 3", "NOAUTH HELLO must be called")?;
-    for line in ["AUTH wrong", "AUTH open-sesame", "AUTH nobody for-slipring", "AUTH default for-slippin"] {
+    for line in [
+        "AUTH wrong",
+        "AUTH open-sesame",
+        "AUTH nobody for-slipring",
+        "AUTH default for-slippin",
+    ] {
         refuses(&mut client, line, "WRONGPASS")?;
         refuses(&mut client, "GET key", "NOAUTH")?;
     }
     client.send_raw(b"*11\r\n")?;
     let (refusal, _) = client.read_to_end();
-    ensure!(refusal == b"-ERR Protocol error: unauthenticated multibulk length\r\n", "{refusal:?}");
+    ensure!(
+        refusal == b"-ERR Protocol error: unauthenticated multibulk length\r\n",
+        "{refusal:?}"
+    );
 
     let mut client = logged_in(proxy, "AUTH for-slipring")?;
     says(&mut client, "SET key value", "OK")?;
@@ -214,6 +247,10 @@ fn unasked(proxy: &Proxy) -> Result<()> {
     let mut client = proxy.client()?;
     says(&mut client, "SET key value", "OK")?;
     says(&mut client, "ACL WHOAMI", "default")?;
-    refuses(&mut client, "AUTH anything", "ERR AUTH <password> called without any password configured")?;
+    refuses(
+        &mut client,
+        "AUTH anything",
+        "ERR AUTH <password> called without any password configured",
+    )?;
     counts(&mut client, "DEL key", 1)
 }

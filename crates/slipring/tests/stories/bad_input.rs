@@ -144,8 +144,20 @@ fn requests(flavor: Flavor) -> Vec<Vec<u8>> {
     }
     // Half of something: what follows must not be taken for its other half by mistake.
     let halves: &[&[u8]] = &[
-        b"*", b"*1", b"*1\r", b"*1\r\n", b"*1\r\n$", b"*1\r\n$4\r\n", b"*1\r\n$4\r\nPI", b"*1\r\n$4\r\nPING", b"*1\r\n$4\r\nPING\r", b"PIN", b"PING\r",
-        b"*2147483647\r\n", b"*1\r\n$536870912\r\n", b"*1\r\nfoo",
+        b"*",
+        b"*1",
+        b"*1\r",
+        b"*1\r\n",
+        b"*1\r\n$",
+        b"*1\r\n$4\r\n",
+        b"*1\r\n$4\r\nPI",
+        b"*1\r\n$4\r\nPING",
+        b"*1\r\n$4\r\nPING\r",
+        b"PIN",
+        b"PING\r",
+        b"*2147483647\r\n",
+        b"*1\r\n$536870912\r\n",
+        b"*1\r\nfoo",
     ];
     all.extend(halves.iter().map(|half| half.to_vec()));
     if flavor == Flavor::Valkey {
@@ -161,7 +173,14 @@ fn requests(flavor: Flavor) -> Vec<Vec<u8>> {
         all.extend(strict.iter().map(|request| request.to_vec()));
     }
     // 64 KiB of a line is not too much; one byte more is. "Protocol desync" of the protocol tests.
-    for (start, byte) in [(&b""[..], b'P'), (b"*", b'1'), (b"*1\r\n$", b'1'), (b"", b'\0'), (b"*", b'\0'), (b"*1\r\n$", b'\0')] {
+    for (start, byte) in [
+        (&b""[..], b'P'),
+        (b"*", b'1'),
+        (b"*1\r\n$", b'1'),
+        (b"", b'\0'),
+        (b"*", b'\0'),
+        (b"*1\r\n$", b'\0'),
+    ] {
         for len in [65_000, 66_000, 200_000] {
             all.push([start, &vec![byte; len]].concat());
         }
@@ -221,7 +240,11 @@ fn garbage(proxy: &Proxy) -> Result<()> {
         let _ = client.send_raw(&bytes);
         let _ = client.finish_sending();
         let (_, cause) = client.read_to_end();
-        ensure!(matches!(cause, Cause::Closed | Cause::Reset), "{cause:?} after {:?}", String::from_utf8_lossy(&bytes));
+        ensure!(
+            matches!(cause, Cause::Closed | Cause::Reset),
+            "{cause:?} after {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
     }
     Ok(())
 }

@@ -56,7 +56,10 @@ impl Bystanders {
             Ok(client)
         };
         let mut pattern = proxy.client()?;
-        ensure!(ask(&mut pattern, "PSUBSCRIBE by:*")?.items().len() == 3, "PSUBSCRIBE");
+        ensure!(
+            ask(&mut pattern, "PSUBSCRIBE by:*")?.items().len() == 3,
+            "PSUBSCRIBE"
+        );
         Ok(Self {
             idle,
             database,
@@ -76,18 +79,34 @@ impl Bystanders {
         says(&mut self.idle, "CLIENT GETNAME", "bystander")?;
         says(&mut self.database, "GET place", "five")?;
         counts(&mut self.database, "DBSIZE", 1)?;
-        ensure!(matches!(ask(&mut self.third, "CONFIG GET port")?, Reply::Map(_)), "no longer RESP3");
+        ensure!(
+            matches!(ask(&mut self.third, "CONFIG GET port")?, Reply::Map(_)),
+            "no longer RESP3"
+        );
         says(&mut self.queued, "RPUSH by:queued c", "QUEUED")?;
         let executed = ask(&mut self.queued, "EXEC")?;
-        ensure!(executed.items().iter().map(Reply::integer).eq([1, 2, 3].map(Some)), "{executed:?}");
+        ensure!(
+            executed
+                .items()
+                .iter()
+                .map(Reply::integer)
+                .eq([1, 2, 3].map(Some)),
+            "{executed:?}"
+        );
         says(&mut self.watching, "MULTI", "OK")?;
         says(&mut self.watching, "SET by:watched x", "QUEUED")?;
         let watched = ask(&mut self.watching, "EXEC")?;
-        ensure!(watched == Reply::Null, "EXEC of a WATCH on the former primary: {watched:?}");
+        ensure!(
+            watched == Reply::Null,
+            "EXEC of a WATCH on the former primary: {watched:?}"
+        );
         says(&mut self.watching, "SET by:watched y", "OK")?;
         self.finish_blocked(old)?;
         counts(&mut self.idle, "PUBLISH by:channel hello", 1)?;
-        ensure!(self.pattern.read()?.texts() == ["pmessage", "by:*", "by:channel", "hello"], "PSUBSCRIBE");
+        ensure!(
+            self.pattern.read()?.texts() == ["pmessage", "by:*", "by:channel", "hello"],
+            "PSUBSCRIBE"
+        );
         Ok(())
     }
 
@@ -109,12 +128,20 @@ impl Bystanders {
             ensure!(self.timed.read()? == Reply::Null, "BLPOP that runs out");
             let waited = self.timed_since.elapsed();
             let asked = Duration::from_secs(TIMED_SECS);
-            ensure!(waited >= asked && waited < asked * 2, "{waited:?} instead of {asked:?}");
+            ensure!(
+                waited >= asked && waited < asked * 2,
+                "{waited:?} instead of {asked:?}"
+            );
         } else {
             ensure!(popped.items().len() == 2, "{popped:?}");
             ensure!(self.timed.read()?.items().len() == 2, "the second BLPOP");
         }
-        ensure!(ask(&mut self.idle, "XADD by:stream * field value")?.text().is_some(), "XADD");
+        ensure!(
+            ask(&mut self.idle, "XADD by:stream * field value")?
+                .text()
+                .is_some(),
+            "XADD"
+        );
         let read = self.reading.read()?;
         ensure!(read.items().len() == 1, "XREAD: {read:?}");
         Ok(())

@@ -162,9 +162,16 @@ fn in_pieces(client: &mut testkit::Client) -> Result<()> {
 /// The server's own command-line client, which greets with COMMAND DOCS and HELLO.
 fn by_command_line(cluster: &Cluster, proxy: &testkit::Proxy) -> Result<()> {
     let flavor_cli = cluster.shard().nodes[0].process().name().to_owned();
-    let flavor = if flavor_cli.starts_with("valkey") { Flavor::Valkey } else { Flavor::Redis };
+    let flavor = if flavor_cli.starts_with("valkey") {
+        Flavor::Valkey
+    } else {
+        Flavor::Redis
+    };
     let port = proxy.address().port().to_string();
-    for (args, answer) in [(&["SET", "cli", "done"][..], "OK\n"), (&["-3", "GET", "cli"], "\"done\"\n")] {
+    for (args, answer) in [
+        (&["SET", "cli", "done"][..], "OK\n"),
+        (&["-3", "GET", "cli"], "\"done\"\n"),
+    ] {
         let output = Command::new(flavor.server()?.cli())
             .args(["-p", &port, "--no-raw"])
             .args(args)

@@ -21,22 +21,22 @@ on_each_server! {
         let transactions = Transactions::start(&proxy)?;
         sleep(Duration::from_secs(1));
 
-        let mut killed = Instant::now();
+        let mut broke = [Instant::now(); 2];
         let (promoted, at) = cluster.shard().promotion_during(old.port(), PATIENCE, || {
-            killed = Instant::now();
+            broke[0] = Instant::now();
             old.kill();
+            broke[1] = Instant::now();
             Ok(())
         })?;
-        let gone = killed + Duration::from_secs(1);
         sleep(Duration::from_secs(2));
 
         let history = load.finish();
-        let moved = Move { broke: Some(killed), promoted: at };
+        let moved = Move { broke: Some(broke), promoted: at };
         let verdict = history.verify(&mut promoted.client()?)?;
         ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
         ensure!(verdict.torn.is_empty(), "{verdict:?}");
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
-            ensure!(moved.took(lost.sent, lost.done), "lost, {:?} before the kill: {lost:?}", killed.saturating_duration_since(lost.done));
+            moved.must_have_taken(lost)?;
         }
         delivered_once(&history, &verdict, moved)?;
         ensure!(verdict.lost.len() <= 32, "{} lost", verdict.lost.len());
@@ -45,7 +45,7 @@ on_each_server! {
         ensure!(all.stale <= verdict.lost.len(), "{all:?}");
         for operation in history.operations.iter().filter(|one| matches!(one.outcome, Outcome::Unknown(_))) {
             // Sent before the node was dead; none is doubted that was sent later.
-            ensure!(operation.sent < gone && operation.done >= killed, "{operation:?}");
+            ensure!(operation.sent < broke[1] && operation.done >= broke[0], "{operation:?}");
         }
         let after = history.phase(&verdict, at, history.ended);
         ensure!(after.acknowledged_writes > 200, "{after:?}");

@@ -6,12 +6,21 @@
 
 mod auth;
 mod bad_input;
+mod before_cluster;
+mod binary_keys;
 mod bystanders;
+mod drain;
 mod first_command;
+mod idle_clients;
 mod kill;
+mod large_value;
+mod pipelines;
 mod planned_failover;
+mod replica_reads;
 mod replies_destroyed;
+mod sentinels_lost;
 mod sessions;
 mod stop_cont;
 mod support;
 mod transactions;
+mod two_masters;

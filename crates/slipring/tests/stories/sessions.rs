@@ -78,8 +78,17 @@ fn databases(stage: &Stage) -> Result<()> {
         }
         for (db, client) in clients.iter_mut().enumerate() {
             let (before, set) = (client.read()?, client.read()?);
-            let expected = (round > 0).then(|| if db == 3 { "three".to_owned() } else { (round - 1).to_string() });
-            ensure!(before.text() == expected.as_deref() && set.text() == Some("OK"), "{before:?} in {db}");
+            let expected = (round > 0).then(|| {
+                if db == 3 {
+                    "three".to_owned()
+                } else {
+                    (round - 1).to_string()
+                }
+            });
+            ensure!(
+                before.text() == expected.as_deref() && set.text() == Some("OK"),
+                "{before:?} in {db}"
+            );
             if db == 3 {
                 says(client, "SET where three", "OK")?;
             }
@@ -116,8 +125,14 @@ fn identities(stage: &Stage) -> Result<()> {
     let mut ids = BTreeSet::new();
     for (number, client) in clients.iter_mut().enumerate() {
         let id = ask(client, "CLIENT ID")?.integer();
-        ensure!(id.is_some_and(|id| id > 0) && ids.insert(id), "{id:?} after {ids:?}");
-        ensure!(ask(client, "CLIENT GETNAME")? == Reply::Null, "a name from the start");
+        ensure!(
+            id.is_some_and(|id| id > 0) && ids.insert(id),
+            "{id:?} after {ids:?}"
+        );
+        ensure!(
+            ask(client, "CLIENT GETNAME")? == Reply::Null,
+            "a name from the start"
+        );
         says(client, &format!("CLIENT SETNAME name-{number}"), "OK")?;
     }
     for (number, client) in clients.iter_mut().enumerate() {
@@ -154,12 +169,24 @@ fn protocols(stage: &Stage) -> Result<()> {
     three.send(&["HELLO", "2"])?;
     three.send(&["HGETALL", "hash"])?;
     three.send(&["HELLO", "3"])?;
-    ensure!(matches!(three.read()?, Reply::Map(_)) && matches!(three.read()?, Reply::Map(_)), "RESP3");
-    ensure!(matches!(three.read()?, Reply::Array(_)) && matches!(three.read()?, Reply::Array(_)), "RESP2 again");
+    ensure!(
+        matches!(three.read()?, Reply::Map(_)) && matches!(three.read()?, Reply::Map(_)),
+        "RESP3"
+    );
+    ensure!(
+        matches!(three.read()?, Reply::Array(_)) && matches!(three.read()?, Reply::Array(_)),
+        "RESP2 again"
+    );
     three.read()?;
     for _ in 0..20 {
-        ensure!(matches!(ask(&mut two, "HGETALL hash")?, Reply::Array(_)), "RESP2 beside RESP3");
-        ensure!(matches!(ask(&mut three, "HGETALL hash")?, Reply::Map(_)), "RESP3 beside RESP2");
+        ensure!(
+            matches!(ask(&mut two, "HGETALL hash")?, Reply::Array(_)),
+            "RESP2 beside RESP3"
+        );
+        ensure!(
+            matches!(ask(&mut three, "HGETALL hash")?, Reply::Map(_)),
+            "RESP3 beside RESP2"
+        );
         three.send_raw(b"GET nothing\r\n")?;
         ensure!(three.read_raw()? == b"_\r\n", "RESP3's null");
     }
@@ -264,7 +291,10 @@ fn transactions_by_script(stage: &Stage) -> Result<()> {
     says(&mut inside, "MULTI", "OK")?;
     for number in 0..20 {
         says(&mut inside, &format!("SET multi:{number} in"), "QUEUED")?;
-        ensure!(ask(&mut outside, &format!("GET multi:{number}"))? == Reply::Null, "not yet executed");
+        ensure!(
+            ask(&mut outside, &format!("GET multi:{number}"))? == Reply::Null,
+            "not yet executed"
+        );
         says(&mut outside, &format!("SET other:{number} out"), "OK")?;
     }
     ensure!(ask(&mut inside, "EXEC")?.items().len() == 20, "EXEC");
@@ -274,13 +304,22 @@ fn transactions_by_script(stage: &Stage) -> Result<()> {
 
 /// What slipring refuses inside MULTI breaks the transaction, as any refusal does.
 fn refused_inside_multi(stage: &Stage) -> Result<()> {
-    for line in ["HELLO 3", "AUTH password", "SUBSCRIBE a", "MONITOR", "CLIENT TRACKING ON"] {
+    for line in [
+        "HELLO 3",
+        "AUTH password",
+        "SUBSCRIBE a",
+        "MONITOR",
+        "CLIENT TRACKING ON",
+    ] {
         let mut client = stage.client()?;
         says(&mut client, "MULTI", "OK")?;
         says(&mut client, "SET refused x", "QUEUED")?;
         if ask(&mut client, line)?.error().is_some() {
             refuses(&mut client, "EXEC", "EXECABORT")?;
-            ensure!(ask(&mut client, "GET refused")? == Reply::Null, "executed in spite of a refusal of {line}");
+            ensure!(
+                ask(&mut client, "GET refused")? == Reply::Null,
+                "executed in spite of a refusal of {line}"
+            );
         }
     }
     Ok(())
@@ -295,9 +334,15 @@ fn watches(stage: &Stage) -> Result<()> {
         }
         // In one write: it may not travel as a block of its own, past the WATCH.
         watcher.send_raw(b"MULTI\r\nSET watched mine\r\nEXEC\r\n")?;
-        ensure!(watcher.read()?.text() == Some("OK") && watcher.read()?.text() == Some("QUEUED"), "MULTI");
+        ensure!(
+            watcher.read()?.text() == Some("OK") && watcher.read()?.text() == Some("QUEUED"),
+            "MULTI"
+        );
         let executed = watcher.read()?;
-        ensure!((executed == Reply::Null) == touched, "touched: {touched}; EXEC: {executed:?}");
+        ensure!(
+            (executed == Reply::Null) == touched,
+            "touched: {touched}; EXEC: {executed:?}"
+        );
         says(&mut other, "GET watched", if touched { "other" } else { "mine" })?;
     }
     Ok(())
@@ -312,19 +357,30 @@ fn blocking(stage: &Stage) -> Result<()> {
     }
     stage.proxy.process().wait_until("all to be blocked", || {
         let blocked = ask(&mut pusher, "INFO clients")?;
-        let all = blocked.text().is_some_and(|info| info.contains("blocked_clients:60\r\n"));
+        let all = blocked
+            .text()
+            .is_some_and(|info| info.contains("blocked_clients:60\r\n"));
         ensure!(all, "not all are blocked");
         Ok(())
     })?;
     for (number, client) in blocked.iter_mut().enumerate().rev() {
         ensure!(!client.is_over()?, "a blocked client was closed");
         counts(&mut pusher, &format!("RPUSH block:{number} element-{number}"), 1)?;
-        ensure!(client.read()?.texts() == [format!("block:{number}"), format!("element-{number}")], "BLPOP");
-        ensure!(client.read()?.text() == Some(&number.to_string()), "PING behind BLPOP");
+        ensure!(
+            client.read()?.texts() == [format!("block:{number}"), format!("element-{number}")],
+            "BLPOP"
+        );
+        ensure!(
+            client.read()?.text() == Some(&number.to_string()),
+            "PING behind BLPOP"
+        );
     }
     let mut client = stage.client()?;
     let before = Instant::now();
-    ensure!(ask(&mut client, "BLPOP nothing 0.3")? == Reply::Null, "BLPOP that runs out");
+    ensure!(
+        ask(&mut client, "BLPOP nothing 0.3")? == Reply::Null,
+        "BLPOP that runs out"
+    );
     ensure!(before.elapsed() >= Duration::from_millis(300), "it ran out early");
     for (line, push, key) in [
         ("BLMOVE from to LEFT RIGHT 0", "RPUSH from x", None),
@@ -336,8 +392,14 @@ fn blocking(stage: &Stage) -> Result<()> {
         sleep(Duration::from_millis(50));
         ask(&mut pusher, push)?;
         let reply = client.read()?;
-        ensure!(reply.error().is_none() && reply != Reply::Null, "{line}: {reply:?}");
-        ensure!(key.is_none_or(|key| reply.texts().first().is_some_and(|first| first == key)), "{line}: {reply:?}");
+        ensure!(
+            reply.error().is_none() && reply != Reply::Null,
+            "{line}: {reply:?}"
+        );
+        ensure!(
+            key.is_none_or(|key| reply.texts().first().is_some_and(|first| first == key)),
+            "{line}: {reply:?}"
+        );
     }
     stage.both(
         "BLPOP key
@@ -358,11 +420,14 @@ fn blocking(stage: &Stage) -> Result<()> {
 /// A blocked client that hangs up takes nothing with it.
 fn hanging_up(stage: &Stage, node: &Node) -> Result<()> {
     let is_blocked = |many: &str| {
-        stage.proxy.process().wait_until("the node's count of blocked clients", || {
-            let blocked = node.info("blocked_clients")?;
-            ensure!(blocked == many, "{blocked} are blocked");
-            Ok(())
-        })
+        stage
+            .proxy
+            .process()
+            .wait_until("the node's count of blocked clients", || {
+                let blocked = node.info("blocked_clients")?;
+                ensure!(blocked == many, "{blocked} are blocked");
+                Ok(())
+            })
     };
     for _ in 0..5 {
         let mut leaver = stage.client()?;
@@ -379,9 +444,15 @@ fn hanging_up(stage: &Stage, node: &Node) -> Result<()> {
 fn subscriptions_by_script(stage: &Stage) -> Result<()> {
     // In RESP2, where a subscriber may say little.
     for (script, replies) in [
-        ("SUBSCRIBE a b\nPING\nPING x\nGET a\nSET a 1\nSUBSCRIBE a c\nUNSUBSCRIBE a c\nUNSUBSCRIBE\nGET a", 12),
+        (
+            "SUBSCRIBE a b\nPING\nPING x\nGET a\nSET a 1\nSUBSCRIBE a c\nUNSUBSCRIBE a c\nUNSUBSCRIBE\nGET a",
+            12,
+        ),
         ("PSUBSCRIBE a*\nPUNSUBSCRIBE nothing\nPUNSUBSCRIBE\nPING", 4),
-        ("SUBSCRIBE a\nPSUBSCRIBE a*\nUNSUBSCRIBE\nGET a\nPUNSUBSCRIBE\nGET a", 6),
+        (
+            "SUBSCRIBE a\nPSUBSCRIBE a*\nUNSUBSCRIBE\nGET a\nPUNSUBSCRIBE\nGET a",
+            6,
+        ),
         ("UNSUBSCRIBE\nUNSUBSCRIBE a b\nPUNSUBSCRIBE\nSUBSCRIBE\nGET a", 6),
         ("SUBSCRIBE a\nRESET\nGET a", 3),
         ("SUBSCRIBE a\nMULTI\nUNSUBSCRIBE\nMULTI\nEXEC", 5),
@@ -391,10 +462,22 @@ fn subscriptions_by_script(stage: &Stage) -> Result<()> {
         same_batch(&mut node, &mut client, script, replies)?;
     }
     for (script, replies) in [
-        ("SUBSCRIBE a\nGET a\nSET a 1\nGET a\nPING\nUNSUBSCRIBE\nGET a\nDEL a", 8),
-        ("SUBSCRIBE a\nPUBLISH a hello\nPUBLISH b hello\nPSUBSCRIBE *\nPUBLISH a again\nUNSUBSCRIBE a\nPUNSUBSCRIBE *\nGET a", 11),
-        ("SUBSCRIBE a\nSELECT 3\nSET a x\nUNSUBSCRIBE\nGET a\nSELECT 0\nGET a", 7),
-        ("SUBSCRIBE a\nCLIENT GETNAME\nCLIENT SETNAME x\nCLIENT GETNAME\nUNSUBSCRIBE\nCLIENT GETNAME", 6),
+        (
+            "SUBSCRIBE a\nGET a\nSET a 1\nGET a\nPING\nUNSUBSCRIBE\nGET a\nDEL a",
+            8,
+        ),
+        (
+            "SUBSCRIBE a\nPUBLISH a hello\nPUBLISH b hello\nPSUBSCRIBE *\nPUBLISH a again\nUNSUBSCRIBE a\nPUNSUBSCRIBE *\nGET a",
+            11,
+        ),
+        (
+            "SUBSCRIBE a\nSELECT 3\nSET a x\nUNSUBSCRIBE\nGET a\nSELECT 0\nGET a",
+            7,
+        ),
+        (
+            "SUBSCRIBE a\nCLIENT GETNAME\nCLIENT SETNAME x\nCLIENT GETNAME\nUNSUBSCRIBE\nCLIENT GETNAME",
+            6,
+        ),
     ] {
         let (mut node, mut client) = (stage.plain.client()?, stage.client()?);
         for client in [&mut node, &mut client] {
@@ -410,7 +493,11 @@ fn subscriptions(stage: &Stage) -> Result<()> {
     let mut publisher = stage.client()?;
     let mut subscribers = (0..20).map(|_| stage.client()).collect::<Result<Vec<_>>>()?;
     for (number, subscriber) in subscribers.iter_mut().enumerate() {
-        let line = if number % 2 == 0 { "SUBSCRIBE news" } else { "PSUBSCRIBE n?ws" };
+        let line = if number % 2 == 0 {
+            "SUBSCRIBE news"
+        } else {
+            "PSUBSCRIBE n?ws"
+        };
         ensure!(ask(subscriber, line)?.items().len() == 3, "{line}");
     }
     for message in 0..100 {
@@ -422,13 +509,19 @@ fn subscriptions(stage: &Stage) -> Result<()> {
     for subscriber in &mut subscribers {
         for message in 0..100 {
             let heard = subscriber.read()?;
-            ensure!(heard.texts().last() == Some(&message.to_string()), "{heard:?} instead of {message}");
+            ensure!(
+                heard.texts().last() == Some(&message.to_string()),
+                "{heard:?} instead of {message}"
+            );
         }
     }
     drop(subscribers);
-    stage.proxy.process().wait_until("the subscribers to be forgotten", || {
-        counts(&mut publisher, "PUBLISH news nobody", 0)
-    })
+    stage
+        .proxy
+        .process()
+        .wait_until("the subscribers to be forgotten", || {
+            counts(&mut publisher, "PUBLISH news nobody", 0)
+        })
 }
 
 fn monitor(stage: &Stage) -> Result<()> {
@@ -445,19 +538,32 @@ fn monitor(stage: &Stage) -> Result<()> {
     }
     monitor.send(&["QUIT"])?;
     let (rest, cause) = monitor.read_to_end();
-    ensure!(cause == Cause::Closed && rest.ends_with(b"+OK\r\n"), "{cause:?} after {rest:?}");
+    ensure!(
+        cause == Cause::Closed && rest.ends_with(b"+OK\r\n"),
+        "{cause:?} after {rest:?}"
+    );
     Ok(())
 }
 
 fn resetting(stage: &Stage) -> Result<()> {
     let mut client = stage.client()?;
     ask(&mut client, "FLUSHALL")?;
-    for line in ["HELLO 3", "SELECT 4", "CLIENT SETNAME name", "SET here four", "WATCH here", "MULTI"] {
+    for line in [
+        "HELLO 3",
+        "SELECT 4",
+        "CLIENT SETNAME name",
+        "SET here four",
+        "WATCH here",
+        "MULTI",
+    ] {
         ensure!(ask(&mut client, line)?.error().is_none(), "{line}");
     }
     says(&mut client, "RESET", "RESET")?;
     client.send_raw(b"CLIENT GETNAME\r\nGET here\r\n")?;
-    ensure!(client.read_raw()? == b"$-1\r\n", "the name, or RESP3, outlived RESET");
+    ensure!(
+        client.read_raw()? == b"$-1\r\n",
+        "the name, or RESP3, outlived RESET"
+    );
     ensure!(client.read_raw()? == b"$-1\r\n", "the database outlived RESET");
     refuses(&mut client, "EXEC", "ERR EXEC without MULTI")
 }

@@ -48,24 +48,29 @@ on_each_server! {
         sleep(Duration::from_secs(1));
         let executed = writes_executed(old)?;
 
-        let stopped = Instant::now();
+        let mut broke = [Instant::now(); 2];
         let (promoted, at) = cluster
             .shard()
-            .promotion_during(old.port(), PATIENCE, || old.stop())?;
+            .promotion_during(old.port(), PATIENCE, || {
+                broke[0] = Instant::now();
+                old.stop()?;
+                broke[1] = Instant::now();
+                Ok(())
+            })?;
         sleep(Duration::from_millis(700));
         let thawed = Instant::now();
         old.cont()?;
         // It wakes with requests in its sockets' buffers and executes them as the primary that it thinks it is.
         sleep(Duration::from_secs(3));
         let history = load.finish();
-        let moved = Move { broke: Some(stopped), promoted: at };
+        let moved = Move { broke: Some(broke), promoted: at };
         ensure!(old.role()? == "slave" || writes_executed(old)? >= executed, "it never woke");
 
         let verdict = history.verify(&mut promoted.client()?)?;
         ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
         ensure!(verdict.torn.is_empty(), "{verdict:?}");
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
-            ensure!(moved.took(lost.sent, lost.done), "lost, {:?} after the freeze: {lost:?}", lost.done - stopped);
+            moved.must_have_taken(lost)?;
         }
         delivered_once(&history, &verdict, moved)?;
         transactions.finish(promoted, moved)?;

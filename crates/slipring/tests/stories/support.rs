@@ -37,7 +37,10 @@ pub(crate) fn ask(client: &mut Client, line: &str) -> Result<Reply> {
 /// One command that must be answered with this text.
 pub(crate) fn says(client: &mut Client, line: &str, text: &str) -> Result<()> {
     let reply = ask(client, line)?;
-    ensure!(reply.text() == Some(text), "{line}: {reply:?} instead of {text:?}");
+    ensure!(
+        reply.text() == Some(text),
+        "{line}: {reply:?} instead of {text:?}"
+    );
     Ok(())
 }
 
@@ -52,7 +55,10 @@ pub(crate) fn refuses(client: &mut Client, line: &str, start: &str) -> Result<()
 /// One command that must be answered with this number.
 pub(crate) fn counts(client: &mut Client, line: &str, number: i64) -> Result<()> {
     let reply = ask(client, line)?;
-    ensure!(reply.integer() == Some(number), "{line}: {reply:?} instead of {number}");
+    ensure!(
+        reply.integer() == Some(number),
+        "{line}: {reply:?} instead of {number}"
+    );
     Ok(())
 }
 
@@ -75,7 +81,11 @@ pub(crate) fn same_answers(plain: &mut Client, proxied: &mut Client, script: &st
         let got = raw(proxied).with_context(|| format!("{line}, asked of slipring"))?;
         if got != want {
             let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            differing.push(format!("{line}\n  node:     {:?}\n  slipring: {:?}", shown(&want), shown(&got)));
+            differing.push(format!(
+                "{line}\n  node:     {:?}\n  slipring: {:?}",
+                shown(&want),
+                shown(&got)
+            ));
         }
     }
     ensure!(differing.is_empty(), "{}", differing.join("\n"));
@@ -83,18 +93,30 @@ pub(crate) fn same_answers(plain: &mut Client, proxied: &mut Client, script: &st
 }
 
 /// All commands in one write on both connections: `replies` of them, the same to the byte.
-pub(crate) fn same_batch(plain: &mut Client, proxied: &mut Client, script: &str, replies: usize) -> Result<()> {
+pub(crate) fn same_batch(
+    plain: &mut Client,
+    proxied: &mut Client,
+    script: &str,
+    replies: usize,
+) -> Result<()> {
     let lines = script.lines().map(str::trim).filter(|line| !line.is_empty());
     let bytes: Vec<u8> = lines.flat_map(|line| encode(&words(line))).collect();
     let raw = |client: &mut Client| -> Result<Vec<u8>> {
         client.send_raw(&bytes)?;
-        let frames = (0..replies).map(|_| Ok(client.read_raw()?)).collect::<Result<Vec<_>>>()?;
+        let frames = (0..replies)
+            .map(|_| Ok(client.read_raw()?))
+            .collect::<Result<Vec<_>>>()?;
         Ok(frames.concat())
     };
     let want = raw(plain).with_context(|| format!("{script}, asked of the node"))?;
     let got = raw(proxied).with_context(|| format!("{script}, asked of slipring"))?;
     let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    ensure!(got == want, "{script}\n  node:     {:?}\n  slipring: {:?}", shown(&want), shown(&got));
+    ensure!(
+        got == want,
+        "{script}\n  node:     {:?}\n  slipring: {:?}",
+        shown(&want),
+        shown(&got)
+    );
     Ok(())
 }
 
@@ -180,7 +202,10 @@ impl Listener {
         let mut client = proxy.client()?;
         client.command(&["PUBLISH", "load:channel", "end"])?;
         let heard = self.thread.join().expect("it returns what goes wrong")?;
-        ensure!(heard.is_sorted_by(|a, b| a < b), "not in order, or twice: {heard:?}");
+        ensure!(
+            heard.is_sorted_by(|a, b| a < b),
+            "not in order, or twice: {heard:?}"
+        );
         let heard: BTreeSet<u64> = heard.into_iter().collect();
         let published = history.operations.iter().filter(|operation| {
             operation.kind == Kind::Publish
@@ -193,7 +218,10 @@ impl Listener {
             .filter(|id| !heard.contains(id))
             .collect();
         ensure!(published.count() > 50, "hardly anything was published");
-        ensure!(missed.is_empty(), "published, acknowledged and not heard: {missed:?}");
+        ensure!(
+            missed.is_empty(),
+            "published, acknowledged and not heard: {missed:?}"
+        );
         Ok(())
     }
 }

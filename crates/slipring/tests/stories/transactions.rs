@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use testkit::load::Operation;
 use testkit::{Client, Node, Proxy, Reply};
 
 use super::support::{LAST_TURN, ask};
@@ -29,9 +30,9 @@ pub(crate) struct Transactions {
 /// When a primary left, and when another came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Move {
-    /// It was killed or frozen then, perhaps between a reply and the same write's way to its replicas; `None`: it was
-    /// asked to leave.
-    pub(crate) broke: Option<Instant>,
+    /// It was killed or frozen between these two, perhaps between a reply and the same write's way to its replicas;
+    /// `None`: it was asked to leave.
+    pub(crate) broke: Option<[Instant; 2]>,
     /// The other one was promoted.
     pub(crate) promoted: Instant,
 }
@@ -48,7 +49,7 @@ struct Tally {
 }
 
 /// A moment before or after another, in words.
-struct Since(Instant, Instant);
+pub(crate) struct Since(pub(crate) Instant, pub(crate) Instant);
 
 // === impl Transactions ===
 
@@ -77,7 +78,9 @@ impl Transactions {
         self.stopping.store(true, Ordering::Relaxed);
         let tallies = |threads: Vec<JoinHandle<Result<Tally>>>| -> Result<Vec<Tally>> {
             let joined = threads.into_iter().map(|thread| thread.join());
-            joined.map(|tally| tally.expect("it returns what goes wrong")).collect()
+            joined
+                .map(|tally| tally.expect("it returns what goes wrong"))
+                .collect()
         };
         let talking = tallies(self.talking)?;
         let comparing = tallies(self.comparing)?;
@@ -86,15 +89,24 @@ impl Transactions {
         for (number, tally) in talking.iter().enumerate() {
             let pushed = check_list(&mut held, &format!("talk:{number}"), tally, moved)?;
             let counted = number_at(&mut held, &format!("talk:{number}:count"))?;
-            ensure!(counted == pushed, "talk:{number} is torn: {counted} counted, {pushed} pushed");
+            ensure!(
+                counted == pushed,
+                "talk:{number} is torn: {counted} counted, {pushed} pushed"
+            );
         }
         for (number, tally) in subscribed.iter().enumerate() {
             check_list(&mut held, &format!("subscribed:{number}"), tally, moved)?;
         }
         check_values(&comparing, number_at(&mut held, "compared")?, moved)?;
         let all = || talking.iter().chain(&comparing).chain(&subscribed);
-        ensure!(all().all(|tally| tally.executed.len() > 5), "hardly any transaction");
-        ensure!(comparing.iter().any(|tally| tally.conflicts > 0), "no WATCH ever noticed anything");
+        ensure!(
+            all().all(|tally| tally.executed.len() > 5),
+            "hardly any transaction"
+        );
+        ensure!(
+            comparing.iter().any(|tally| tally.conflicts > 0),
+            "no WATCH ever noticed anything"
+        );
         Ok(all().map(|tally| tally.unknown.len()).sum())
     }
 }
@@ -139,7 +151,10 @@ fn compare(_: usize, client: &mut Client, stopping: &AtomicBool) -> Result<Tally
 fn write_subscribed(number: usize, client: &mut Client, stopping: &AtomicBool) -> Result<Tally> {
     let mut tally = Tally::default();
     ensure!(ask(client, "HELLO 3")?.error().is_none(), "HELLO 3");
-    ensure!(matches!(ask(client, "SUBSCRIBE silence")?, Reply::Push(_)), "SUBSCRIBE");
+    ensure!(
+        matches!(ask(client, "SUBSCRIBE silence")?, Reply::Push(_)),
+        "SUBSCRIBE"
+    );
     for id in 0.. {
         if stopping.load(Ordering::Relaxed) {
             break;
@@ -155,7 +170,13 @@ fn write_subscribed(number: usize, client: &mut Client, stopping: &AtomicBool) -
 
 impl Tally {
     /// The command that decides, and what became of it.
-    fn exchange(&mut self, client: &mut Client, id: u64, line: &str, right: fn(&Reply) -> bool) -> Result<()> {
+    fn exchange(
+        &mut self,
+        client: &mut Client,
+        id: u64,
+        line: &str,
+        right: fn(&Reply) -> bool,
+    ) -> Result<()> {
         let sent = Instant::now();
         match ask(client, line)? {
             Reply::Null => self.conflicts += 1,
@@ -194,7 +215,10 @@ fn check_values(tallies: &[Tally], last: u64, moved: Move) -> Result<()> {
     let mut seen = BTreeMap::new();
     let executed = tallies.iter().flat_map(|tally| &tally.executed);
     for (value, &(sent, done)) in executed.filter(|(_, (sent, done))| !moved.took(*sent, *done)) {
-        ensure!(*value <= last, "{value} was written, and in the end there is {last}");
+        ensure!(
+            *value <= last,
+            "{value} was written, and in the end there is {last}"
+        );
         if let Some((before_sent, before_done)) = seen.insert(*value, (sent, done)) {
             bail!(
                 "{value} was written twice: sent {:?} and {:?}, answered {:?} and {:?} after the promotion",
@@ -221,8 +245,24 @@ fn number_at(client: &mut Client, key: &str) -> Result<u64> {
 impl Move {
     /// What was acknowledged so may have gone with the broken primary, whoever stands before it.
     pub(crate) fn took(self, sent: Instant, done: Instant) -> bool {
-        let under_way = |broke| sent < broke && done + LAST_TURN > broke && done < self.promoted;
-        self.broke.is_some_and(under_way)
+        self.broke
+            .is_some_and(|[from, to]| sent < to && done + LAST_TURN > from && done < self.promoted)
+    }
+}
+
+impl Move {
+    /// The acknowledged write is not there: that must be the broken primary's doing.
+    pub(crate) fn must_have_taken(self, lost: &Operation) -> Result<()> {
+        let [from, to] = self.broke.unwrap_or([self.promoted; 2]);
+        ensure!(
+            self.took(lost.sent, lost.done),
+            "lost: sent {:?} and answered {:?} after the break, which took {:?} and was {:?} before the promotion: {lost:?}",
+            Since(lost.sent, from),
+            Since(lost.done, from),
+            to - from,
+            self.promoted - from
+        );
+        Ok(())
     }
 }
 

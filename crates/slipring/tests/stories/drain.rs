@@ -1,0 +1,76 @@
+//! SIGTERM: what is under way is answered, nobody new is let in, and the exit status is 0.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use testkit::client::Cause;
+use testkit::{Client, Cluster, Flavor, Load, on_each_server};
+
+use super::support::{PATIENCE, ask, before, says, slipring};
+
+on_each_server! {
+    fn requests_under_way_are_answered(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(2).sentinels(1).start()?;
+        let proxy = before(&cluster)?;
+        let mut idle = proxy.client()?;
+        says(&mut idle, "SET key value", "OK")?;
+        let mut blocked = proxy.client()?;
+        blocked.send(&["BLPOP", "nothing", "1.2"])?;
+        let mut talking = proxy.client()?;
+        says(&mut talking, "MULTI", "OK")?;
+        says(&mut talking, "SET talked yes", "QUEUED")?;
+        let mut subscriber = proxy.client()?;
+        ask(&mut subscriber, "SUBSCRIBE channel")?;
+        // The node is made to be busy, so that slipring owes an answer.
+        let mut holder = cluster.primary()?.client()?;
+        holder.send(&["DEBUG", "SLEEP", "0.8"])?;
+        sleep(Duration::from_millis(50));
+        let mut waiting = proxy.client()?;
+        waiting.send_raw(b"GET key\r\nECHO behind\r\n")?;
+        sleep(Duration::from_millis(100));
+
+        proxy.process().signal(Signal::SIGTERM)?;
+        proxy.process().wait_until("the listener to close", || {
+            ensure!(Client::connect(proxy.address()).is_err(), "it still accepts");
+            Ok(())
+        })?;
+        ensure!(waiting.read()?.text() == Some("value"), "the request under way");
+        ensure!(waiting.read()?.text() == Some("behind"), "the request behind it");
+        ensure!(waiting.read_to_end() == (Vec::new(), Cause::Closed), "an end that is none");
+        ensure!(blocked.read()? == testkit::Reply::Null, "the blocked command");
+        ensure!(blocked.read_to_end() == (Vec::new(), Cause::Closed), "an end that is none");
+        ensure!(idle.read_to_end() == (Vec::new(), Cause::Closed), "an end that is none");
+        // Whoever is in the middle of a transaction may end it.
+        let executed = ask(&mut talking, "EXEC");
+        if let Ok(reply) = &executed {
+            ensure!(reply.items().len() == 1, "{reply:?}");
+        }
+        let status = proxy.process().wait(PATIENCE)?;
+        ensure!(status.code() == Some(0), "{status}");
+        let (rest, cause) = subscriber.read_to_end();
+        ensure!(rest.is_empty() && cause == Cause::Closed, "the subscriber: {cause:?} after {rest:?}");
+        Ok(())
+    }
+
+    fn a_load_sees_an_orderly_end(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(2).sentinels(1).start()?;
+        let proxy = slipring().sentinels(&cluster).flag("--drain-timeout", "5s").start()?;
+        let load = Load::builder(proxy.address()).clients(24).start()?;
+        sleep(Duration::from_millis(700));
+        let before = Instant::now();
+        let status = proxy.terminate(PATIENCE)?;
+        let took = before.elapsed();
+        let history = load.finish();
+        ensure!(status.code() == Some(0), "{status}");
+        ensure!(took < Duration::from_secs(7), "it took {took:?}");
+        let verdict = history.verify(&mut cluster.primary()?.client()?)?;
+        ensure!(verdict.is_clean(), "{verdict:?}");
+        let all = history.phase(&verdict, history.started, history.ended);
+        // A client may send while its connection is being closed; what was answered was answered rightly.
+        ensure!(all.errors.is_empty() && all.unknown.is_empty() && all.stale == 0, "{all:?}");
+        ensure!(all.acknowledged_writes > 200, "{all:?}");
+        Ok(())
+    }
+}
