@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use resp_codec::{Progress, ReplyKind, ReplyScan};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,12 +168,9 @@ impl Conn {
         self.id
     }
 
-    /// Ready with an error if the node hung up or sent what nobody asked for; pending while all is quiet.
-    pub(crate) async fn disturbed(&mut self) -> io::Error {
-        match self.io.read_u8().await {
-            Ok(_) => io::ErrorKind::InvalidData.into(),
-            Err(error) => error,
-        }
+    /// The node has neither hung up nor sent what nobody asked for, while this connection was at rest.
+    pub(crate) fn is_undisturbed(&mut self) -> bool {
+        self.is_quiet() && self.io.read_u8().now_or_never().is_none()
     }
 
     /// No reply is half read, none waits.

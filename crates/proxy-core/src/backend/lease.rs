@@ -4,12 +4,10 @@
 //! back; dropping one closes it.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
-use futures_util::FutureExt;
 use sentinel_watcher::{Dial, HostPort};
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
@@ -132,9 +130,10 @@ impl managed::Manager for NodeManager {
     }
 
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<ConnectError> {
-        match pin!(conn.disturbed()).now_or_never() {
-            None => Ok(()),
-            Some(error) => Err(RecycleError::Backend(ConnectError::Io(error))),
+        if conn.is_undisturbed() {
+            Ok(())
+        } else {
+            Err(RecycleError::message("disturbed"))
         }
     }
 }

@@ -63,10 +63,13 @@ enum Phase {
     Closed,
 }
 
+/// A command that is not answered yet; or several of one client that stand side by side and are all of one shape.
 struct InFlight {
     addressee: Addressee,
     shape: Shape,
     place: Place,
+    /// How many of them have been answered. (The ticket stands for the others alone.)
+    done: usize,
 }
 
 enum Addressee {
@@ -171,11 +174,7 @@ impl Mux {
             return;
         }
         let place = state.outbox.push(frame, since);
-        state.entries.push_back(InFlight {
-            addressee,
-            shape,
-            place,
-        });
+        state.expect(addressee, shape, place);
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
@@ -269,6 +268,24 @@ impl Mux {
 // === impl State ===
 
 impl State {
+    /// The answer of what stands at `place` is for `addressee`, behind all others.
+    fn expect(&mut self, addressee: Addressee, shape: Shape, place: Place) {
+        let addressee = match self.entries.back_mut() {
+            Some(last) => match last.absorb(addressee, shape, place) {
+                Ok(()) => return,
+                Err(addressee) => addressee,
+            },
+            None => addressee,
+        };
+        self.outbox.keep(place);
+        self.entries.push_back(InFlight {
+            addressee,
+            shape,
+            place,
+            done: 0,
+        });
+    }
+
     /// The client in front takes its replies too slowly to read on: no new work comes here.
     fn is_stalled(&mut self, cx: &Context<'_>) -> bool {
         let front = self.entries.front().map(|entry| &entry.addressee);
@@ -308,29 +325,27 @@ impl State {
         }
         let mut passing = std::mem::take(&mut self.replies).passing;
         for entry in std::mem::take(&mut self.entries) {
-            let sent = self.outbox.sent(entry.place);
-            let InFlight {
-                addressee,
-                mut shape,
-                place,
-                ..
-            } = entry;
-            if std::mem::take(&mut passing) {
-                addressee.break_off();
-            } else if let Some(refusal) = refusal {
-                addressee.deliver(refusal.repeat(shape.replies as usize).into());
-            } else if may_resend(sent, shape.read, shape.resends) {
-                shape.resends += u8::from(sent == Sent::Maybe);
-                let reason = if sent == Sent::Maybe {
-                    ResendReason::Read
-                } else {
-                    ResendReason::Unwritten
-                };
-                link.cells.add(Counter::Resends(reason), 1);
-                addressee.give_back(self.outbox.copy(place), shape, None);
+            let frames = if entry.shape.replies > 1 {
+                vec![(self.outbox.copy(entry.place), self.outbox.sent(entry.place))]
             } else {
-                link.account_unknown(shape);
-                addressee.deliver(unknown_outcome(link, shape));
+                self.outbox.frames(entry.place)
+            };
+            let (shape, mut rest) = (entry.shape, Some(entry.addressee));
+            for (frame, sent) in frames.into_iter().skip(entry.done) {
+                let mut shape = shape;
+                let addressee = Addressee::next_of(&mut rest);
+                if std::mem::take(&mut passing) {
+                    addressee.break_off();
+                } else if let Some(refusal) = refusal {
+                    addressee.deliver(refusal.repeat(shape.replies as usize).into());
+                } else if may_resend(sent, shape.read, shape.resends) {
+                    shape.resends += u8::from(sent == Sent::Maybe);
+                    link.cells.add(Counter::Resends(reason_of(sent)), 1);
+                    addressee.give_back(frame, shape, None);
+                } else {
+                    link.account_unknown(shape);
+                    addressee.deliver(unknown_outcome(link, shape));
+                }
             }
         }
         self.outbox = Outbox::default();
@@ -338,6 +353,14 @@ impl State {
             waker.wake();
         }
         true
+    }
+}
+
+fn reason_of(sent: Sent) -> ResendReason {
+    if sent == Sent::Maybe {
+        ResendReason::Read
+    } else {
+        ResendReason::Unwritten
     }
 }
 
@@ -355,9 +378,43 @@ fn unknown_outcome(link: &Link, shape: Shape) -> Bytes {
     replies.freeze()
 }
 
+// === impl InFlight ===
+
+impl InFlight {
+    /// How many of its commands are not answered yet.
+    fn unanswered(&self) -> u64 {
+        match &self.addressee {
+            Addressee::Client(ticket) => ticket.count(),
+            Addressee::Asker(_) => 1,
+        }
+    }
+
+    /// Takes in another command of the same client and shape that stands right behind.
+    fn absorb(&mut self, addressee: Addressee, shape: Shape, place: Place) -> Result<(), Addressee> {
+        let alike = self.shape == shape && shape.replies == 1 && self.done == 0;
+        match (&mut self.addressee, addressee) {
+            (Addressee::Client(own), Addressee::Client(next))
+                if alike && own.is_followed_by(&next) && self.place.absorb(place) =>
+            {
+                own.absorb(next);
+                Ok(())
+            }
+            (_, addressee) => Err(addressee),
+        }
+    }
+}
+
 // === impl Addressee ===
 
 impl Addressee {
+    /// The addressee of the first command of those that `rest` is the addressee of.
+    fn next_of(rest: &mut Option<Self>) -> Self {
+        match rest {
+            Some(Self::Client(ticket)) if ticket.count() > 1 => Self::Client(ticket.split(1)),
+            _ => rest.take().expect("as many places as frames"),
+        }
+    }
+
     fn deliver(self, reply: Bytes) {
         match self {
             Self::Client(ticket) => ticket.deliver(&reply),

@@ -32,7 +32,7 @@ pub(crate) struct Returned {
 }
 
 /// What a mux must know of a command in order to answer, account and resend it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Row of the command table.
     pub command: CommandId,
@@ -49,18 +49,39 @@ pub(crate) struct Shape {
 // === impl Ticket ===
 
 impl Ticket {
-    /// Takes `next` in, if it stands right behind this one: both are then answered together.
-    ///
-    /// # Errors
-    /// `next` itself, if it belongs elsewhere.
-    pub(crate) fn absorb(&mut self, next: Self) -> Result<(), Self> {
-        if Rc::ptr_eq(&self.client, &next.client) && self.seq + self.count == next.seq {
-            self.count += next.count;
-            self.bytes += next.bytes;
-            Ok(())
-        } else {
-            Err(next)
-        }
+    /// `next` stands right behind this one.
+    #[must_use]
+    pub(crate) fn is_followed_by(&self, next: &Self) -> bool {
+        Rc::ptr_eq(&self.client, &next.client) && self.seq + self.count == next.seq
+    }
+
+    /// Takes in a ticket that [follows](Self::is_followed_by): both are then answered together.
+    pub(crate) fn absorb(&mut self, next: Self) {
+        debug_assert!(self.is_followed_by(&next), "a gap between two places");
+        self.count += next.count;
+        self.bytes += next.bytes;
+    }
+
+    /// How many consecutive places it stands for.
+    #[must_use]
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Parts with the first `count` places of more.
+    pub(crate) fn split(&mut self, count: u64) -> Self {
+        debug_assert!(count < self.count, "something must stay");
+        let bytes = self.bytes * count as usize / self.count as usize;
+        let first = Self {
+            client: Rc::clone(&self.client),
+            seq: self.seq,
+            count,
+            bytes,
+        };
+        self.seq += count;
+        self.count -= count;
+        self.bytes -= bytes;
+        first
     }
 
     /// An earlier command of this client is to be sent again, so this one must not overtake it.

@@ -110,8 +110,14 @@ impl Cells {
     /// Counts one command that has ended.
     #[inline]
     pub fn command(&self, id: CommandId, outcome: Outcome) {
+        self.commands(id, outcome, 1);
+    }
+
+    /// Counts `count` commands that have ended alike.
+    #[inline]
+    pub fn commands(&self, id: CommandId, outcome: Outcome, count: u64) {
         if let Some(row) = self.commands.get(id.index()) {
-            row[outcome as usize].add(1);
+            row[outcome as usize].add(count);
         }
     }
 

@@ -178,13 +178,17 @@ impl Session {
     /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
     /// that was lost there tries another.
     fn plan_returned(&self, command: &Returned, round: u64) -> Plan {
-        self.plan_of(command.shape, command.refusal.is_some(), round)
+        let elsewhere = command.refusal.is_some() || command.shape.resends > 0;
+        self.plan_of(command.shape, elsewhere, round)
     }
 
-    fn plan_of(&self, shape: Shape, refused: bool, round: u64) -> Plan {
+    fn plan_of(&self, shape: Shape, elsewhere: bool, round: u64) -> Plan {
         let topology = self.door.fleet.topology();
+        let has_primary = topology.shard(0).primary.is_some();
         let reads = match self.door.reads {
-            ReadPolicy::PreferReplica | ReadPolicy::PreferPrimary if refused => ReadPolicy::Primary,
+            ReadPolicy::PreferReplica | ReadPolicy::PreferPrimary if elsewhere && has_primary => {
+                ReadPolicy::Primary
+            }
             reads => reads,
         };
         route::plan_access(topology.shard(0), reads, shape.read, self.id + round)

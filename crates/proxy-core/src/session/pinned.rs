@@ -62,7 +62,14 @@ impl Session {
                 return Ok(());
             }
             self.room().await?;
-            next = self.read_command().await?;
+            let mut applied = self.door.fleet.applied();
+            next = loop {
+                tokio::select! {
+                    biased;
+                    command = self.read_command() => break command?,
+                    _ = applied.changed() => self.leave_former(&mut stay),
+                }
+            };
         }
     }
 
@@ -246,10 +253,11 @@ impl Session {
         self.await_answer(stay, command, call).await
     }
 
-    /// Lets go of a lease on a node that is the primary no longer.
+    /// Lets go of a lease on a node that is the primary no longer, or that has hung up meanwhile.
     fn leave_former(&self, stay: &mut Stay) {
-        let leads = |held: &HeldLease| self.door.fleet.is_primary(&held.backend.link().node);
-        if stay.held.as_ref().is_some_and(|held| !leads(held)) {
+        let Some(held) = &mut stay.held else { return };
+        let leads = self.door.fleet.is_primary(&held.backend.link().node);
+        if !leads || !held.lease.conn().is_undisturbed() {
             stay.lose();
         }
     }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use resp_codec::{RequestLimits, RequestScan};
 use sentinel_watcher::BoxIo;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ pub(super) struct Outbox {
     spare: Option<Vec<u8>>,
 }
 
-/// Where a frame stands.
+/// Where a frame, or several side by side, stand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     /// Number of its chunk.
@@ -47,7 +48,7 @@ struct Chunk {
 // === impl Outbox ===
 
 impl Outbox {
-    /// Appends `frame` to the chunk that leaves next.
+    /// Appends `frame` to the chunk that leaves next. It is kept once [`Self::keep`] says so.
     pub(super) fn push(&mut self, frame: &[u8], now: Instant) -> Place {
         let open = match self.chunks.back() {
             Some(chunk) if self.written < self.chunks.len() => {
@@ -68,7 +69,6 @@ impl Outbox {
         let chunk = self.chunks.back_mut().expect("just pushed");
         let start = chunk.bytes.len();
         chunk.bytes.extend_from_slice(frame);
-        chunk.unanswered += 1;
         let small = |n| u32::try_from(n).expect("a frame is bounded by proto-max-bulk-len and its arguments");
         Place {
             chunk: number,
@@ -101,15 +101,22 @@ impl Outbox {
         Poll::Pending
     }
 
-    /// The frame at `place` is answered; chunks that are done with make room. Returns since when it was waiting.
-    pub(super) fn answered(&mut self, place: Place) -> Instant {
-        let chunk = self
-            .chunk_mut(place)
-            .expect("a chunk outlives its unanswered frames");
+    /// What stands at `place` is kept until [`Self::answered`].
+    pub(super) fn keep(&mut self, place: Place) {
+        self.chunk_mut(place).unanswered += 1;
+    }
+
+    /// Since when what stands at `place` waits for its answer.
+    pub(super) fn since(&mut self, place: Place) -> Instant {
+        self.chunk_mut(place).since
+    }
+
+    /// All that stands at `place` is answered; chunks that are done with make room.
+    pub(super) fn answered(&mut self, place: Place) {
+        let chunk = self.chunk_mut(place);
         chunk.unanswered -= 1;
-        let since = chunk.since;
         if chunk.unanswered > 0 {
-            return since;
+            return;
         }
         while self.written > 0 && self.chunks.front().is_some_and(|chunk| chunk.unanswered == 0) {
             let mut bytes = self.chunks.pop_front().expect("just seen").bytes;
@@ -120,30 +127,67 @@ impl Outbox {
                 self.spare = Some(bytes);
             }
         }
-        since
     }
 
-    /// A copy of an unanswered frame.
+    /// A copy of what stands at `place`.
     pub(super) fn copy(&mut self, place: Place) -> Bytes {
-        let bytes = self.chunk_mut(place).and_then(|chunk| {
-            chunk
+        let range = place.start as usize..(place.start + place.len) as usize;
+        Bytes::copy_from_slice(
+            self.chunk_mut(place)
                 .bytes
-                .get(place.start as usize..(place.start + place.len) as usize)
-        });
-        Bytes::copy_from_slice(bytes.expect("a chunk outlives its unanswered frames"))
+                .get(range)
+                .expect("places are made by push"),
+        )
     }
 
-    /// Whether any byte of an unanswered frame was written.
+    /// The frames that stand side by side at `place`, and whether any byte of each was written. Cold: they are
+    /// scanned anew.
+    pub(super) fn frames(&mut self, place: Place) -> Vec<(Bytes, Sent)> {
+        let mut rest = self.copy(place);
+        let mut start = place.start as usize;
+        let written = self.chunk_mut(place).written;
+        let mut frames = Vec::new();
+        while !rest.is_empty() {
+            let found = RequestScan::default().advance(&rest, &RequestLimits::AUTHENTICATED);
+            let len = found.ok().flatten().map_or(rest.len(), |frame| frame.len);
+            let sent = if written > start { Sent::Maybe } else { Sent::Never };
+            frames.push((rest.split_to(len), sent));
+            start += len;
+        }
+        frames
+    }
+
+    /// Whether any byte of what stands at `place` was written.
     pub(super) fn sent(&mut self, place: Place) -> Sent {
-        match self.chunk_mut(place) {
-            Some(chunk) if chunk.written > place.start as usize => Sent::Maybe,
-            _ => Sent::Never,
+        if self.chunk_mut(place).written > place.start as usize {
+            Sent::Maybe
+        } else {
+            Sent::Never
         }
     }
 
-    fn chunk_mut(&mut self, place: Place) -> Option<&mut Chunk> {
-        self.chunks
-            .get_mut(usize::try_from(place.chunk - self.first).ok()?)
+    fn chunk_mut(&mut self, place: Place) -> &mut Chunk {
+        let at = usize::try_from(place.chunk - self.first).ok();
+        at.and_then(|at| self.chunks.get_mut(at))
+            .expect("a chunk outlives its unanswered frames")
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// What tells it from every other place of the connection.
+    pub(super) const fn start_of(self) -> (u64, u32) {
+        (self.chunk, self.start)
+    }
+
+    /// Takes `next` in, if it stands right behind.
+    pub(super) fn absorb(&mut self, next: Self) -> bool {
+        let follows = self.chunk == next.chunk && self.start + self.len == next.start;
+        if follows {
+            self.len += next.len;
+        }
+        follows
     }
 }
 
@@ -160,13 +204,39 @@ mod tests {
         total
     }
 
+    fn push(outbox: &mut Outbox, frame: &[u8]) -> Place {
+        let place = outbox.push(frame, Instant::now());
+        outbox.keep(place);
+        place
+    }
+
+    #[test]
+    fn frames_side_by_side_come_apart_again() {
+        let (near, _far) = tokio::io::duplex(10);
+        let mut io: BoxIo = Box::new(near);
+        let mut outbox = Outbox::default();
+        let mut group = push(&mut outbox, b"GET a\r\n");
+        let next = outbox.push(b"*2\r\n$3\r\nGET\r\n$1\r\nb\r\n", Instant::now());
+        let last = outbox.push(b"PING\r\n", Instant::now());
+        assert!(group.absorb(next) && group.absorb(last));
+        write(&mut outbox, &mut io);
+        let frames = outbox.frames(group);
+        let sent: Vec<_> = frames.iter().map(|(_, sent)| *sent).collect();
+        assert_eq!(sent, [Sent::Maybe, Sent::Maybe, Sent::Never]);
+        assert_eq!(
+            frames.iter().map(|(frame, _)| frame.len()).collect::<Vec<_>>(),
+            [7, 20, 6]
+        );
+        assert_eq!(frames.last().unwrap().0, &b"PING\r\n"[..]);
+    }
+
     #[test]
     fn frames_that_gather_leave_in_one_chunk() {
         let (near, _far) = tokio::io::duplex(1024);
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"one", Instant::now());
-        let second = outbox.push(b"two", Instant::now());
+        let first = push(&mut outbox, b"one");
+        let second = push(&mut outbox, b"two");
         assert_eq!(write(&mut outbox, &mut io), 6);
         assert_eq!(outbox.copy(second), &b"two"[..]);
         outbox.answered(first);
@@ -182,9 +252,9 @@ mod tests {
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
         let (first, second, third) = (
-            outbox.push(b"one", Instant::now()),
-            outbox.push(b"two", Instant::now()),
-            outbox.push(b"six", Instant::now()),
+            push(&mut outbox, b"one"),
+            push(&mut outbox, b"two"),
+            push(&mut outbox, b"six"),
         );
         assert_eq!(outbox.sent(first), Sent::Never);
         assert_eq!(write(&mut outbox, &mut io), 4);
@@ -192,7 +262,7 @@ mod tests {
             [first, second, third].map(|place| outbox.sent(place)),
             [Sent::Maybe, Sent::Maybe, Sent::Never]
         );
-        let later = outbox.push(b"later", Instant::now());
+        let later = push(&mut outbox, b"later");
         assert_eq!(outbox.sent(later), Sent::Never);
         outbox.answered(first);
         assert_eq!(outbox.copy(third), &b"six"[..]);
@@ -203,9 +273,9 @@ mod tests {
         let (near, _far) = tokio::io::duplex(1024);
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"one", Instant::now());
+        let first = push(&mut outbox, b"one");
         write(&mut outbox, &mut io);
-        let second = outbox.push(b"two", Instant::now());
+        let second = push(&mut outbox, b"two");
         assert_eq!(outbox.sent(second), Sent::Never);
         outbox.answered(first);
         write(&mut outbox, &mut io);

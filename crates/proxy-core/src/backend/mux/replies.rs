@@ -8,9 +8,10 @@ use resp_codec::{Class, Progress, Refusal, ReplyKind, ReplyScan, refusal};
 use sentinel_watcher::Suspicion;
 use tokio::time::Instant;
 
+use super::outbox::Place;
 use super::{Addressee, InFlight, State};
 use crate::backend::Link;
-use crate::client::Ticket;
+use crate::client::{Shape, Ticket};
 use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::Outcome;
@@ -31,88 +32,121 @@ pub(super) struct Replies {
     pub(super) passing: bool,
 }
 
-/// How long commands answered by one read have waited, those of one write together.
-struct Waits {
+/// Replies that lie side by side in the read buffer, on their way out.
+struct Batch<'a> {
+    link: &'a Link,
+    bytes: &'a [u8],
     now: Instant,
-    since: Instant,
-    count: u64,
-}
-
-/// Replies for one client that lie side by side in the read buffer.
-struct Run {
-    ticket: Ticket,
+    /// Replies to the entry in front that have been seen and not handed out: how many, and where the first starts.
+    seen: u64,
     start: usize,
-    end: usize,
+    /// Replies for one client, side by side: they leave in one write.
+    run: Option<(Ticket, Range<usize>)>,
 }
 
 impl State {
     /// Splits what came into replies and hands them out.
     pub(super) fn read(&mut self, link: &Link, bytes: &[u8]) -> io::Result<()> {
-        let now = Instant::now();
-        let mut waits = Waits {
-            now,
-            since: now,
-            count: 0,
+        let mut batch = Batch {
+            link,
+            bytes,
+            now: Instant::now(),
+            seen: 0,
+            start: 0,
+            run: None,
         };
-        let mut run: Option<Run> = None;
         let mut at = 0;
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
             let progress = self.replies.scan.feed(rest).map_err(io::Error::other)?;
             let Progress::Complete { used, kind } = progress else {
-                Run::finish(run.take(), bytes);
+                self.hand_out(&mut batch, at);
+                batch.finish();
                 self.keep_part(rest);
-                break;
+                return Ok(());
             };
             let start = at;
             at += used;
+            let whole = self.replies.pieces.is_empty() && !self.replies.passing && !kind.is_error();
+            let Some(front) = self.entries.front() else {
+                return Err(io::Error::other("a reply that nobody asked for"));
+            };
             if kind == ReplyKind::Push {
                 // Nobody on a shared connection asked for a push (`CLIENT TRACKING` holds a lease).
+                self.hand_out(&mut batch, start);
+                batch.finish();
                 self.replies.pieces.truncate(self.replies.frame_start);
-                continue;
-            }
-            let front = self
-                .entries
-                .front()
-                .ok_or_else(|| io::Error::other("a reply that nobody asked for"))?;
-            let whole = self.replies.pieces.is_empty() && !self.replies.passing && front.shape.replies == 1;
-            if whole && !kind.is_error() {
-                run = self.answer_in_run(link, run, bytes, start..at, &mut waits);
+            } else if whole && front.shape.replies == 1 {
+                if batch.seen == 0 {
+                    batch.start = start;
+                }
+                batch.seen += 1;
+                if batch.seen == front.unanswered() {
+                    self.hand_out(&mut batch, at);
+                }
             } else {
-                Run::finish(run.take(), bytes);
-                self.take_piece(link, rest.get(..used).unwrap_or_default(), kind, now);
+                self.hand_out(&mut batch, start);
+                batch.finish();
+                self.take_piece(link, rest.get(..used).unwrap_or_default(), kind, batch.now);
             }
         }
-        Run::finish(run, bytes);
-        waits.settle(link);
+        self.hand_out(&mut batch, at);
+        batch.finish();
         Ok(())
     }
 
-    /// The common case: the reply in front lies whole in `bytes` and joins the replies before it.
-    fn answer_in_run(
-        &mut self,
-        link: &Link,
-        mut run: Option<Run>,
-        bytes: &[u8],
-        at: Range<usize>,
-        waits: &mut Waits,
-    ) -> Option<Run> {
-        let entry = self.entries.pop_front().expect("the caller saw it");
-        match entry.addressee {
-            Addressee::Client(ticket) if entry.shape.read && ticket.is_behind_returned() => {
-                Run::finish(run.take(), bytes);
-                ticket.give_back(self.outbox.copy(entry.place), entry.shape, None);
+    /// Hands out the replies to the entry in front that have been seen; they end at `end`.
+    fn hand_out(&mut self, batch: &mut Batch<'_>, end: usize) {
+        let count = std::mem::take(&mut batch.seen);
+        if count == 0 {
+            return;
+        }
+        let (addressee, shape, place, done) = self.take_front(count);
+        let waited = batch.now.duration_since(self.outbox.since(place));
+        match addressee {
+            Addressee::Client(ticket) if shape.read && ticket.is_behind_returned() => {
+                batch.finish();
+                let mut rest = Some(Addressee::Client(ticket));
+                let frames = self.outbox.frames(place);
+                for (frame, _) in frames.into_iter().skip(done).take(count as usize) {
+                    Addressee::next_of(&mut rest).give_back(frame, shape, None);
+                }
             }
             Addressee::Client(ticket) => {
-                link.cells.command(entry.shape.command, Outcome::Ok);
-                run = Some(Run::join(run, ticket, bytes, at));
+                batch.link.cells.commands(shape.command, Outcome::Ok, count);
+                batch.link.cells.command_durations(Class::Data, waited, count);
+                batch.join(ticket, end);
             }
             Addressee::Asker(asker) => {
-                let _ = asker.send(Bytes::copy_from_slice(bytes.get(at).unwrap_or_default()));
+                let reply = batch.bytes.get(batch.start..end).unwrap_or_default();
+                let _ = asker.send(Bytes::copy_from_slice(reply));
             }
         }
-        waits.note(link, self.outbox.answered(entry.place));
-        run
+        self.forget_front(place);
+    }
+
+    /// The addressee of the first `count` commands of the entry in front, and what they are; how many of that entry
+    /// were answered before. [`Self::forget_front`] must follow.
+    fn take_front(&mut self, count: u64) -> (Addressee, Shape, Place, usize) {
+        let front = self.entries.front_mut().expect("the caller saw it");
+        let (shape, place, done) = (front.shape, front.place, front.done);
+        front.done += count as usize;
+        let addressee = match &mut front.addressee {
+            Addressee::Client(ticket) if ticket.count() > count => Addressee::Client(ticket.split(count)),
+            _ => self.entries.pop_front().expect("just seen").addressee,
+        };
+        (addressee, shape, place, done)
+    }
+
+    /// The chunk of an entry that is wholly answered may go.
+    fn forget_front(&mut self, place: Place) {
+        if self
+            .entries
+            .front()
+            .is_none_or(|front| front.place.start_of() != place.start_of())
+        {
+            self.outbox.answered(place);
+        }
     }
 
     /// One frame of a reply that came in pieces, has several frames, or is an error.
@@ -143,25 +177,33 @@ impl State {
             ..Replies::default()
         };
 
-        let entry = self.entries.pop_front().expect("the caller saw it");
-        if refused || (shape.read && !passing && entry.addressee.is_behind_returned()) {
+        let (addressee, shape, place, done) = self.take_front(1);
+        if refused || (shape.read && !passing && addressee.is_behind_returned()) {
             if refusal == Some(Refusal::Readonly) {
                 link.hint(Suspicion::Demoted);
             }
-            let frame = self.outbox.copy(entry.place);
-            entry.addressee.give_back(frame, shape, refused.then_some(reply));
+            let frame = match shape.replies {
+                1 => self
+                    .outbox
+                    .frames(place)
+                    .into_iter()
+                    .nth(done)
+                    .map(|(frame, _)| frame),
+                _ => Some(self.outbox.copy(place)),
+            };
+            let frame = frame.expect("as many frames as places");
+            addressee.give_back(frame, shape, refused.then_some(reply));
         } else {
             let outcome = if kind.is_error() {
                 Outcome::Error
             } else {
                 Outcome::Ok
             };
-            link.cells.command(shape.command, outcome);
-            entry.addressee.deliver(reply);
+            let waited = now.duration_since(self.outbox.since(place));
+            link.account(shape, Class::Data, outcome, waited);
+            addressee.deliver(reply);
         }
-        let since = self.outbox.answered(entry.place);
-        link.cells
-            .command_durations(Class::Data, now.duration_since(since), 1);
+        self.forget_front(place);
     }
 
     /// A reply that goes on: kept, or passed on where it is large and its client's turn has come.
@@ -192,58 +234,26 @@ impl State {
     }
 }
 
-// === impl Waits ===
+// === impl Batch ===
 
-impl Waits {
-    fn note(&mut self, link: &Link, since: Instant) {
-        if since != self.since {
-            self.settle(link);
-            self.since = since;
-        }
-        self.count += 1;
-    }
-
-    fn settle(&mut self, link: &Link) {
-        let count = std::mem::take(&mut self.count);
-        if count > 0 {
-            link.cells
-                .command_durations(Class::Data, self.now.duration_since(self.since), count);
-        }
-    }
-}
-
-// === impl Run ===
-
-impl Run {
-    /// Adds the reply at `at` to `run`, or finishes that and starts a new one.
-    fn join(run: Option<Self>, ticket: Ticket, bytes: &[u8], at: Range<usize>) -> Self {
-        let Some(mut run) = run else {
-            return Self {
-                ticket,
-                start: at.start,
-                end: at.end,
-            };
-        };
-        match run.ticket.absorb(ticket) {
-            Ok(()) => {
-                run.end = at.end;
-                run
+impl Batch<'_> {
+    /// Adds the replies since `start` to the run, or finishes that and starts a new one.
+    fn join(&mut self, ticket: Ticket, end: usize) {
+        match &mut self.run {
+            Some((own, range)) if own.is_followed_by(&ticket) => {
+                own.absorb(ticket);
+                range.end = end;
             }
-            Err(ticket) => {
-                Self::finish(Some(run), bytes);
-                Self {
-                    ticket,
-                    start: at.start,
-                    end: at.end,
-                }
+            _ => {
+                self.finish();
+                self.run = Some((ticket, self.start..end));
             }
         }
     }
 
-    fn finish(run: Option<Self>, bytes: &[u8]) {
-        if let Some(run) = run {
-            run.ticket
-                .deliver(bytes.get(run.start..run.end).unwrap_or_default());
+    fn finish(&mut self) {
+        if let Some((ticket, range)) = self.run.take() {
+            ticket.deliver(self.bytes.get(range).unwrap_or_default());
         }
     }
 }
