@@ -200,6 +200,10 @@ impl Shared {
         self.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum()
     }
 
+    fn load(&self, worker: usize) -> &AtomicUsize {
+        self.loads.get(worker).expect("one load a worker")
+    }
+
     /// The worker with the fewest clients; `own` where it has no more than the others.
     fn least_loaded(&self, own: usize) -> usize {
         let loads = || {
@@ -328,12 +332,16 @@ impl Running {
     /// Gives a client to the least loaded worker.
     fn place(self: &Rc<Self>, accepted: Accepted, listener: usize) {
         let number = self.shared.least_loaded(self.number);
+        // Counted where it is given away: a burst must not all go to the worker that is slow to take it in.
+        self.shared.load(number).fetch_add(1, Ordering::Relaxed);
         if number == self.number {
             return self.admit(accepted, listener);
         }
         let inbox = self.shared.inboxes.get(number).expect("one inbox a worker");
         if let Err(refused) = inbox.try_send(Adopt { accepted, listener }) {
             let (mpsc::error::TrySendError::Full(adopt) | mpsc::error::TrySendError::Closed(adopt)) = refused;
+            self.shared.load(number).fetch_sub(1, Ordering::Relaxed);
+            self.load().fetch_add(1, Ordering::Relaxed);
             self.admit(adopt.accepted, adopt.listener);
         }
     }
@@ -346,10 +354,12 @@ impl Running {
             Ok(io) => io,
             Err(error) => {
                 tracing::warn!(%peer, %error, "cannot adopt a client");
+                self.load().fetch_sub(1, Ordering::Relaxed);
                 return cells.add(Counter::ClientsRefused(RefuseReason::Socket), 1);
             }
         };
-        if self.shared.clients() >= self.shared.settings.max_clients {
+        if self.shared.clients() > self.shared.settings.max_clients {
+            self.load().fetch_sub(1, Ordering::Relaxed);
             cells.add(Counter::ClientsRefused(RefuseReason::MaxClients), 1);
             crate::task::spawn(async move {
                 let _ = io.write_all(&Error::MaxClients.reply()).await;
@@ -360,7 +370,6 @@ impl Running {
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let client = Client::new(io, Arc::clone(cells), self.state.now());
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
-        self.load().fetch_add(1, Ordering::Relaxed);
         cells.add(Counter::ClientsAccepted { listener }, 1);
         cells.gauge_add(Gauge::Clients { listener }, 1);
         let mut session = Session::new(id, client, Rc::clone(door));
@@ -390,7 +399,7 @@ impl Running {
     }
 
     fn load(&self) -> &AtomicUsize {
-        self.shared.loads.get(self.number).expect("one load a worker")
+        self.shared.load(self.number)
     }
 
     fn pulse(&self) {

@@ -209,7 +209,9 @@ impl Session {
                     // As Redis does: somebody makes a browser speak to us.
                     return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
                 }
-                Plan::Primary | Plan::Replica(_) if frame.len > limits::REQUEST_SHARED_BYTES => Turn::Aside,
+                Plan::Primary | Plan::Replica(_) | Plan::Hold if frame.len > limits::REQUEST_SHARED_BYTES => {
+                    Turn::Aside
+                }
                 Plan::Hold => Turn::Held,
                 Plan::Aside => Turn::Aside,
                 Plan::Pong => {

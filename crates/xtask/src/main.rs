@@ -49,7 +49,7 @@ struct SetupArgs {
 
 #[derive(Debug, Args)]
 struct LoadArgs {
-    #[arg(last = true)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 

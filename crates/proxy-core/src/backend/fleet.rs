@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use resp_codec::write;
 use sentinel_watcher::{
-    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Suspicion, Topology, TopologyFeed,
+    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Shard, Suspicion, Topology, TopologyFeed,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -57,7 +57,9 @@ struct NodeBackends {
 
 impl Fleet {
     pub(crate) fn new(parts: FleetParts, feed: &TopologyFeed) -> Rc<Self> {
-        let topology = Arc::clone(&feed.load());
+        // Nothing is known until `follow` applies it, which has consequences.
+        let topology = Topology::single(Epoch(0), Arc::clone(&feed.load().master), Shard::unknown());
+        let topology = Arc::new(topology);
         let (applied, _) = watch::channel(topology.epoch);
         Rc::new(Self {
             parts,

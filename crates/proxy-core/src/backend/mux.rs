@@ -310,9 +310,13 @@ impl State {
         let Some(Addressee::Client(ticket)) = self.entries.front().map(|entry| &entry.addressee) else {
             return;
         };
+        let others = self
+            .entries
+            .iter()
+            .any(|entry| !matches!(&entry.addressee, Addressee::Client(other) if other.is_of(ticket)));
         if ticket.taken() != *taken {
             (*taken, *since) = (ticket.taken(), now);
-        } else if self.entries.len() > 1 && now.duration_since(*since).as_secs() >= limits::SLOW_CLIENT_SECS {
+        } else if others && now.duration_since(*since).as_secs() >= limits::SLOW_CLIENT_SECS {
             ticket.break_off(CloseReason::Output);
         }
     }

@@ -49,6 +49,12 @@ pub(crate) struct Shape {
 // === impl Ticket ===
 
 impl Ticket {
+    /// Both are the same client's.
+    #[must_use]
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.client, &other.client)
+    }
+
     /// `next` stands right behind this one.
     #[must_use]
     pub(crate) fn is_followed_by(&self, next: &Self) -> bool {

@@ -243,12 +243,7 @@ impl Session {
             return Ok(Attempt::Answered);
         }
         if !matches!(sent, Some(Ok(None))) {
-            stay.lose();
-            return Ok(if call.queues && stay.state.in_multi {
-                Attempt::Again
-            } else {
-                Attempt::Lost
-            });
+            return Ok(Self::lost(stay, call));
         }
         self.await_answer(stay, command, call).await
     }
@@ -312,20 +307,27 @@ impl Session {
         let mut applied = self.door.fleet.applied();
         let mut passing = false;
         loop {
-            let held = stay.held.as_mut().expect("the command was sent on it");
+            let Some(held) = &mut stay.held else {
+                return Ok(Self::lost(stay, call));
+            };
             let arrival = tokio::select! {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
                 close = self.gone_or_broken(call.unblocks) => return Err(close),
                 _ = applied.changed() => {
                     self.follow_topology(stay, call).await?;
-                    if stay.held.is_some() {
-                        continue;
-                    }
-                    Err(std::io::ErrorKind::ConnectionReset.into())
+                    continue;
                 }
             };
             match arrival {
+                Ok(Arrival::Part(_))
+                    if call
+                        .node
+                        .as_ref()
+                        .is_some_and(|link| !self.door.fleet.is_primary(&link.node)) =>
+                {
+                    stay.lose();
+                }
                 Ok(Arrival::Part(part)) => {
                     passing = true;
                     self.client.push(&part);
@@ -341,14 +343,23 @@ impl Session {
                     return Ok(self.take_answer(stay, command, call, kind, frame));
                 }
                 Err(_) => {
-                    stay.lose();
                     if passing {
                         self.client.break_off(CloseReason::Node);
                     }
-                    let harmless = call.queues && stay.state.in_multi;
-                    return Ok(if harmless { Attempt::Again } else { Attempt::Lost });
+                    return Ok(Self::lost(stay, call));
                 }
             }
+        }
+    }
+
+    /// The lease is lost, with a command sent on it.
+    fn lost(stay: &mut Stay, call: &Call) -> Attempt {
+        stay.lose();
+        // What MULTI only queues is replayed with it.
+        if call.queues && stay.state.in_multi {
+            Attempt::Again
+        } else {
+            Attempt::Lost
         }
     }
 
@@ -376,6 +387,11 @@ impl Session {
         };
         let link = call.node.clone().expect("the command was sent to it");
         let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks;
+        if !unblocked && !self.door.fleet.is_primary(&link.node) {
+            // A former primary may have acted after the switch, on data that nobody keeps: only that it did nothing
+            // is believed of it.
+            return Self::lost(stay, call);
+        }
         let passing =
             refusal.is_some_and(|refusal| link.may_wait_out(refusal, &reply)) && call.shape.refusable;
         if unblocked || (passing && !stay.state.watching) {

@@ -226,6 +226,14 @@ impl Session {
             if stream.pending.is_empty()
                 && let Some(command) = stream.deferred.take()
             {
+                if stream.forwards(&command, self.profile.resp) {
+                    stream.outbox.push_back(Pending {
+                        command,
+                        fate: Fate::Unsent,
+                        resends: 0,
+                    });
+                    continue;
+                }
                 let reset = command.spec().name == "reset";
                 stream.altered |= reset;
                 Box::pin(self.own(command)).await?;
@@ -242,7 +250,7 @@ impl Session {
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             tokio::select! {
                 biased;
-                command = self.command_or_gone(takes_more) => stream.take_command(command?, self.profile.resp),
+                command = self.command_or_gone(takes_more) => stream.take_command(command?),
                 arrival = lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival)?,
                     Err(_) => return Ok(Flow::Lost),
@@ -423,18 +431,22 @@ impl Stream {
         Ok(())
     }
 
-    /// The client's next command: to the node, but for what only the session knows.
-    fn take_command(&mut self, command: Command<Bytes>, resp: Resp) {
+    /// The client's next command: to the node, but for what only the session knows, once all before it is answered.
+    fn take_command(&mut self, command: Command<Bytes>) {
         let name = command.spec().name;
-        let only_subscribed = resp == Resp::Two && !self.roll.is_empty();
-        let own = command.arity_ok()
-            && match name {
-                "quit" | "reset" => true,
-                "client|id" | "client|getname" | "client|setname" | "client|setinfo" | "client|reply"
-                | "client|kill" | "client|unblock" => !only_subscribed,
-                _ => false,
-            };
-        if own {
+        let own = matches!(
+            name,
+            "quit"
+                | "reset"
+                | "client|id"
+                | "client|getname"
+                | "client|setname"
+                | "client|setinfo"
+                | "client|reply"
+                | "client|kill"
+                | "client|unblock"
+        );
+        if own && command.arity_ok() {
             self.deferred = Some(command);
         } else {
             self.outbox.push_back(Pending {
@@ -443,6 +455,11 @@ impl Stream {
                 resends: 0,
             });
         }
+    }
+
+    /// A RESP2 subscriber may not ask this: the node words the refusal.
+    fn forwards(&self, command: &Command<Bytes>, resp: Resp) -> bool {
+        resp == Resp::Two && !self.roll.is_empty() && !matches!(command.spec().name, "quit" | "reset")
     }
 
     /// What a frame from the node means. Returns the command that it was the last answer of.

@@ -66,11 +66,32 @@ fn what_was_popped_before_the_unblocking_is_delivered_and_not_popped_again() {
         world.a.latency(Duration::ZERO, Duration::from_millis(50));
         world.a.run("RPUSH q x y");
         world.moving();
-        settle().await;
-        world.switch();
         assert_eq!(client.reply().await, "[q x]");
+        world.switch();
+        settle().await;
         assert_eq!(world.b.received("BLPOP").len(), 0);
         assert_eq!(world.b.list("q"), ["y"]);
+    });
+}
+
+#[test]
+fn a_former_primary_is_not_believed_to_have_popped_in_time() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.latency(Duration::ZERO, Duration::from_millis(50));
+        world.a.run("RPUSH q x y");
+        world.moving();
+        settle().await;
+        world.switch();
+        assert!(
+            client
+                .reply()
+                .await
+                .starts_with("-UNKNOWN outcome: the connection to a:6379")
+        );
+        assert_eq!(world.b.received("BLPOP").len(), 0);
     });
 }
 
