@@ -31,6 +31,7 @@ on_each_server! {
         waiting.send_raw(b"GET key\r\nECHO behind\r\n")?;
         sleep(Duration::from_millis(100));
 
+        let asked = Instant::now();
         proxy.process().signal(Signal::SIGTERM)?;
         proxy.process().wait_until("the listener to close", || {
             ensure!(Client::connect(proxy.address()).is_err(), "it still accepts");
@@ -49,6 +50,8 @@ on_each_server! {
         }
         let status = proxy.process().wait(PATIENCE)?;
         ensure!(status.code() == Some(0), "{status}");
+        // Long before --drain-timeout: nobody has anything left to do.
+        ensure!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
         let (rest, cause) = subscriber.read_to_end();
         ensure!(rest.is_empty() && cause == Cause::Closed, "the subscriber: {cause:?} after {rest:?}");
         Ok(())
