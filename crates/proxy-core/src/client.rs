@@ -47,6 +47,8 @@ struct State {
     head: u64,
     /// The sequence number that the next command gets.
     next: u64,
+    /// All commands from here on have written nothing, as far as they are answered.
+    wrote_before: u64,
     /// Commands handed to a mux and neither answered nor given back.
     in_flight: u64,
     /// Their bytes.
@@ -103,6 +105,7 @@ impl Client {
                 output: BytesMut::new(),
                 head: 0,
                 next: 0,
+                wrote_before: 0,
                 in_flight: 0,
                 in_flight_bytes: 0,
                 parked: VecDeque::new(),
@@ -141,6 +144,7 @@ impl Client {
                 seq,
                 count: 1,
                 bytes,
+                wrote: false,
             },
             state.has(Wants::Room),
         )
@@ -156,6 +160,7 @@ impl Client {
             seq,
             count: 1,
             bytes,
+            wrote: false,
         }
     }
 
@@ -214,7 +219,9 @@ impl Client {
         self.register(cx);
         let state = &mut *self.state.borrow_mut();
         if state.has(wants) {
-            state.wants = Wants::Nothing;
+            if state.wants == wants {
+                state.wants = Wants::Nothing;
+            }
             Poll::Ready(())
         } else {
             state.wants = wants;
@@ -271,6 +278,12 @@ impl Client {
     #[must_use]
     pub(crate) fn has_returned(&self) -> bool {
         !self.state.borrow().returned.is_empty()
+    }
+
+    /// A command behind `seq` may have been executed: the one at `seq` comes too late.
+    #[must_use]
+    pub(crate) fn has_overtaken(&self, seq: u64) -> bool {
+        self.state.borrow().wrote_before > seq
     }
 
     /// The commands to be sent again, in order.

@@ -26,6 +26,15 @@ pub(crate) fn is_read(spec: &CommandSpec) -> bool {
     spec.access == Access::Read && !spec.flags.contains(CommandFlags::SCRIPT)
 }
 
+/// Whether the command, though the node does not call it a read, changes nothing that other commands see.
+#[must_use]
+pub(crate) fn is_inert(spec: &CommandSpec) -> bool {
+    matches!(
+        spec.name,
+        "ping" | "echo" | "time" | "info" | "lolwut" | "command"
+    )
+}
+
 /// Where a command goes. `turn` spreads sessions over replicas; a session keeps its own, so that it sees no older
 /// data than before while the topology stays.
 #[must_use]

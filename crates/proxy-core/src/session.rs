@@ -171,10 +171,11 @@ impl Session {
         }
         match self.client.order()? {
             Order::Close(reason) => Some(Turn::Close(reason)),
-            Order::Drain if self.input.is_empty() && self.client.is_settled() => {
-                Some(Turn::Close(CloseReason::Drain))
+            // Asked so that the last reply wakes this session.
+            Order::Drain => {
+                let settled = self.client.poll_settled(cx).is_ready() && self.input.is_empty();
+                settled.then_some(Turn::Close(CloseReason::Drain))
             }
-            Order::Drain => None,
         }
     }
 
@@ -367,6 +368,7 @@ fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
         command: spec.id,
         replies: 1,
         read: route::is_read(spec),
+        writes: !route::is_read(spec) && !route::is_inert(spec),
         refusable: !spec.flags.contains(CommandFlags::SCRIPT),
         resends: 0,
     }

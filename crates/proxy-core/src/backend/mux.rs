@@ -341,14 +341,14 @@ impl State {
                 if std::mem::take(&mut passing) {
                     addressee.break_off();
                 } else if let Some(refusal) = refusal {
-                    addressee.deliver(refusal.repeat(shape.replies as usize).into());
+                    addressee.deliver(refusal.repeat(shape.replies as usize).into(), shape);
                 } else if may_resend(sent, shape.read, shape.resends) {
                     shape.resends += u8::from(sent == Sent::Maybe);
                     link.cells.add(Counter::Resends(reason_of(sent)), 1);
                     addressee.give_back(frame, shape, None);
                 } else {
                     link.account_unknown(shape);
-                    addressee.deliver(unknown_outcome(link, shape));
+                    addressee.deliver(unknown_outcome(link, shape), shape);
                 }
             }
         }
@@ -419,9 +419,14 @@ impl Addressee {
         }
     }
 
-    fn deliver(self, reply: Bytes) {
+    fn deliver(self, reply: Bytes, shape: Shape) {
         match self {
-            Self::Client(ticket) => ticket.deliver(&reply),
+            Self::Client(mut ticket) => {
+                if shape.writes {
+                    ticket.note_write();
+                }
+                ticket.deliver(&reply);
+            }
             // An asker that no longer waits has no use for the answer.
             Self::Asker(asker) => drop(asker.send(reply)),
         }

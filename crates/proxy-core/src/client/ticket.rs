@@ -17,6 +17,8 @@ pub(crate) struct Ticket {
     /// Consecutive places that this ticket stands for.
     pub(super) count: u64,
     pub(super) bytes: usize,
+    /// It stands for a command that may have written.
+    pub(super) wrote: bool,
 }
 
 /// A command that came back unanswered.
@@ -40,6 +42,8 @@ pub(crate) struct Shape {
     pub replies: u32,
     /// `readonly` and no script: may travel twice.
     pub read: bool,
+    /// May change what other commands see; all but reads and a few that concern the connection or the server.
+    pub writes: bool,
     /// The node's entry check alone can have answered a refusal: no script, no module, no EXEC.
     pub refusable: bool,
     /// How often a lost connection already made it travel again.
@@ -66,6 +70,7 @@ impl Ticket {
         debug_assert!(self.is_followed_by(&next), "a gap between two places");
         self.count += next.count;
         self.bytes += next.bytes;
+        self.wrote |= next.wrote;
     }
 
     /// How many consecutive places it stands for.
@@ -83,11 +88,17 @@ impl Ticket {
             seq: self.seq,
             count,
             bytes,
+            wrote: self.wrote,
         };
         self.seq += count;
         self.count -= count;
         self.bytes -= bytes;
         first
+    }
+
+    /// What it stands for may have written: no earlier command may be sent again any more.
+    pub(crate) fn note_write(&mut self) {
+        self.wrote = true;
     }
 
     /// An earlier command of this client is to be sent again, so this one must not overtake it.
@@ -134,6 +145,9 @@ impl Ticket {
     pub(crate) fn deliver(self, replies: &[u8]) {
         let state = &mut *self.client.state.borrow_mut();
         state.landed(self.count, self.bytes);
+        if self.wrote {
+            state.wrote_before = state.wrote_before.max(self.seq + self.count);
+        }
         state.deliver(self.seq, self.count, replies);
     }
 

@@ -3,6 +3,7 @@
 //! While a session is here it consumes no input, so whatever it sends again keeps its place before all that the
 //! client sent later.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
@@ -114,25 +115,28 @@ impl Session {
         let deadline = Instant::now() + self.door.fleet.hold_timeout();
         let mut applied = self.door.fleet.applied();
         let mut pause = Pause::default();
+        let mut waiting = VecDeque::new();
+        let mut tried_one = false;
         for round in 0.. {
             self.landed().await?;
-            let returned = self.client.take_returned();
-            if returned.is_empty() {
+            let came_back = self.client.has_returned();
+            self.take_back(&mut waiting);
+            if waiting.is_empty() {
                 break;
             }
-            if round > 0 || returned.iter().any(|command| command.refusal.is_some()) {
+            if came_back && (round > 0 || waiting.iter().any(is_refused)) {
                 self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
                     .await?;
             }
-            let bytes = returned.iter().map(|command| command.frame.len()).sum();
+            let bytes = waiting.iter().map(|command| command.frame.len()).sum();
             let held = self.door.worker.hold(self.door.fleet.upstream(), bytes);
-            let plannable = |session: &Self| {
-                returned
+            let plannable = |session: &Self, waiting: &VecDeque<Returned>| {
+                waiting
                     .iter()
                     .all(|command| session.plan_returned(command, round) != Plan::Hold)
             };
-            while held.is_some() && !plannable(self) && Instant::now() < deadline {
-                if self.changed(&mut applied, deadline).await? && plannable(self) {
+            while held.is_some() && !plannable(self, &waiting) && Instant::now() < deadline {
+                if self.changed(&mut applied, deadline).await? && plannable(self, &waiting) {
                     self.let_subscribers_in().await?;
                 }
             }
@@ -141,11 +145,36 @@ impl Session {
                 Some(_) if Instant::now() >= deadline => Some(self.no_primary()),
                 Some(_) => None,
             };
-            for command in returned {
+            // What a node refused is tried with one command first: if what it was refused for ended in the middle of
+            // many, the later ones would be executed and the earlier ones not.
+            let one = (came_back || !tried_one) && waiting.iter().any(is_refused) && verdict.is_none();
+            tried_one = one;
+            let many = if one { 1 } else { waiting.len() };
+            for command in waiting.drain(..many) {
                 self.send_again(command, round, verdict.as_ref());
             }
         }
         Ok(())
+    }
+
+    /// What came back joins what waits, in order. A refused command that a later one has overtaken comes too late:
+    /// its refusal is its answer.
+    fn take_back(&mut self, waiting: &mut VecDeque<Returned>) {
+        let mut all = self.client.take_returned();
+        all.append(waiting);
+        all.make_contiguous().sort_by_key(|command| command.seq);
+        for command in all {
+            match &command.refusal {
+                Some(refusal) if self.client.has_overtaken(command.seq) => {
+                    self.door
+                        .worker
+                        .cells
+                        .command(command.shape.command, Outcome::Error);
+                    self.client.answer(command.seq, refusal);
+                }
+                _ => waiting.push_back(command),
+            }
+        }
     }
 
     /// Nothing awaits between two of these, so that no command can overtake another.
@@ -249,6 +278,10 @@ impl Session {
         }
         .reply()
     }
+}
+
+fn is_refused(command: &Returned) -> bool {
+    command.refusal.is_some()
 }
 
 // === impl Pause ===

@@ -9,6 +9,7 @@ use resp_codec::{Command, RequestShape};
 use tokio::io::ReadBuf;
 
 use super::{Close, Session, Stop, Turn};
+use crate::client::Order;
 use crate::metrics::{CloseReason, Counter, Side};
 
 /// How far the input has been looked at.
@@ -74,6 +75,11 @@ impl Session {
             .add(Counter::ReceivedBytes(Side::Client), bytes as u64);
     }
 
+    /// The drain's deadline has passed.
+    fn must_go(&self) -> bool {
+        matches!(self.client.order(), Some(Order::Close(_)))
+    }
+
     /// Consumes what `input` holds.
     pub(super) fn consume_kept(&mut self) -> Stop {
         let mut input = std::mem::take(&mut self.input);
@@ -98,8 +104,9 @@ impl Session {
         };
     }
 
-    /// The client's next command. Cancel-safe: what was read stays.
-    pub(super) async fn read_command(&mut self) -> Result<Command<Bytes>, Close> {
+    /// The client's next command. Cancel-safe: what was read stays. A drain ends it, unless the session is to be
+    /// let finish what it has begun.
+    pub(super) async fn read_command(&mut self, finishes: bool) -> Result<Command<Bytes>, Close> {
         loop {
             if matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
                 let limits = self.request_limits();
@@ -116,8 +123,10 @@ impl Session {
                 }
             }
             poll_fn(|cx| {
-                if let Some(Turn::Close(reason)) = self.look_up(cx) {
-                    return Poll::Ready(Err(Close(reason)));
+                match self.look_up(cx) {
+                    Some(Turn::Close(CloseReason::Drain)) if finishes && !self.must_go() => {}
+                    Some(Turn::Close(reason)) => return Poll::Ready(Err(Close(reason))),
+                    _ => {}
                 }
                 if self.reading.has_ended() {
                     return Poll::Ready(Err(Close(CloseReason::Client)));

@@ -81,6 +81,7 @@ impl Session {
         let shape = Shape {
             replies: block.commands + 1,
             read: false,
+            writes: true,
             ..block.exec
         };
         self.send_in_turn(&frames, shape).await

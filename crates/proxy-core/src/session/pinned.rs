@@ -66,7 +66,7 @@ impl Session {
             next = loop {
                 tokio::select! {
                     biased;
-                    command = self.read_command() => break command?,
+                    command = self.read_command(true) => break command?,
                     _ = applied.changed() => self.leave_former(&mut stay),
                 }
             };

@@ -291,7 +291,7 @@ impl Session {
 
     async fn command_or_gone(&mut self, takes_more: bool) -> Result<Command<Bytes>, Close> {
         if takes_more {
-            self.read_command().await
+            self.read_command(false).await
         } else {
             Err(self.gone().await)
         }

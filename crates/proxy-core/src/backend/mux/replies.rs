@@ -112,7 +112,10 @@ impl State {
                     Addressee::next_of(&mut rest).give_back(frame, shape, None);
                 }
             }
-            Addressee::Client(ticket) => {
+            Addressee::Client(mut ticket) => {
+                if shape.writes {
+                    ticket.note_write();
+                }
                 batch.link.cells.commands(shape.command, Outcome::Ok, count);
                 batch.link.cells.command_durations(Class::Data, waited, count);
                 batch.join(ticket, end);
@@ -201,7 +204,7 @@ impl State {
             };
             let waited = now.duration_since(self.outbox.since(place));
             link.account(shape, Class::Data, outcome, waited);
-            addressee.deliver(reply);
+            addressee.deliver(reply, shape);
         }
         self.forget_front(place);
     }
