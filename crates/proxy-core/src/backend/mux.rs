@@ -13,7 +13,7 @@ mod outbox;
 mod replies;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -321,6 +321,28 @@ impl State {
         }
     }
 
+    /// For each entry: a later one of the same client was sent and may not be sent again. A read before it, asked
+    /// again, would answer from its own future.
+    fn overtaken(&mut self, entries: &VecDeque<InFlight>) -> Vec<bool> {
+        let mut writers = BTreeSet::new();
+        let mut overtaken: Vec<_> = entries
+            .iter()
+            .rev()
+            .map(|entry| {
+                let Addressee::Client(ticket) = &entry.addressee else {
+                    return false;
+                };
+                let overtaken = writers.contains(&ticket.client_address());
+                if entry.shape.writes && self.outbox.sent(entry.place) == Sent::Maybe {
+                    writers.insert(ticket.client_address());
+                }
+                overtaken
+            })
+            .collect();
+        overtaken.reverse();
+        overtaken
+    }
+
     /// The connection is gone, or the node refused it with `refusal`: every unanswered command gets its end.
     /// False if it was gone already.
     fn lose(&mut self, link: &Link, refusal: Option<&Bytes>) -> bool {
@@ -328,7 +350,9 @@ impl State {
             return false;
         }
         let mut passing = std::mem::take(&mut self.replies).passing;
-        for entry in std::mem::take(&mut self.entries) {
+        let entries = std::mem::take(&mut self.entries);
+        let overtaken = self.overtaken(&entries);
+        for (entry, overtaken) in entries.into_iter().zip(overtaken) {
             let frames = if entry.shape.replies > 1 {
                 vec![(self.outbox.copy(entry.place), self.outbox.sent(entry.place))]
             } else {
@@ -342,7 +366,7 @@ impl State {
                     addressee.break_off();
                 } else if let Some(refusal) = refusal {
                     addressee.deliver(refusal.repeat(shape.replies as usize).into(), shape);
-                } else if may_resend(sent, shape.read, shape.resends) {
+                } else if may_resend(sent, shape.read && !overtaken, shape.resends) {
                     shape.resends += u8::from(sent == Sent::Maybe);
                     link.cells.add(Counter::Resends(reason_of(sent)), 1);
                     addressee.give_back(frame, shape, None);

@@ -53,6 +53,12 @@ pub(crate) struct Shape {
 // === impl Ticket ===
 
 impl Ticket {
+    /// What tells its client from every other of this worker, while the ticket lives.
+    #[must_use]
+    pub(crate) fn client_address(&self) -> usize {
+        Rc::as_ptr(&self.client).addr()
+    }
+
     /// Both are the same client's.
     #[must_use]
     pub(crate) fn is_of(&self, other: &Self) -> bool {
