@@ -296,3 +296,44 @@ fn an_unblocking_that_the_node_does_not_hear_proves_nothing() {
         assert_eq!(client.ask("GET x").await, "nil");
     });
 }
+
+/// `$` means what has been added since: a held XADD must not slip in before the reader waits again.
+#[test]
+fn a_reader_of_what_is_new_waits_again_before_held_writes_flow() {
+    run(async |world| {
+        let (mut reader, mut writer) = (world.client(), world.client());
+        assert_eq!(writer.ask("XADD s * f 1").await, "1-0");
+        reader.send("XREAD BLOCK 0 STREAMS s $").await;
+        settle().await;
+        world.moving();
+        writer.send("XADD s * f 2").await;
+        reader.hears_nothing_for(SECOND).await;
+        let started = Instant::now();
+        world.switch();
+        assert_eq!(writer.reply().await, "2-0");
+        assert!(
+            started.elapsed() < Duration::from_millis(50),
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(reader.reply().await, "[[s [[2-0 [f 2]]]]]");
+    });
+}
+
+#[test]
+fn a_former_primary_that_thaws_pops_for_nobody() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.freeze();
+        world.moving();
+        sleep(2 * SECOND).await;
+        world.switch();
+        settle().await;
+        world.a.run("RPUSH q stale");
+        world.a.thaw();
+        let reply = client.reply().await;
+        assert!(reply.starts_with(UNKNOWN), "{reply}");
+    });
+}

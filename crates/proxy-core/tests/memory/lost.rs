@@ -212,3 +212,18 @@ fn a_short_reply_that_breaks_off_is_asked_again() {
         assert_eq!(client.ask("GET x").await, "v".repeat(1000));
     });
 }
+
+#[test]
+fn a_read_that_is_sent_again_does_not_see_what_was_sent_behind_it() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("SET k old").await, "+OK");
+        world.a.latency(Duration::ZERO, Duration::from_millis(20));
+        client.send("GET k; SET k new").await;
+        settle().await;
+        world.a.cut();
+        let read = client.reply().await;
+        assert_ne!(read, "new");
+        assert!(client.reply().await.starts_with(UNKNOWN));
+    });
+}

@@ -10,6 +10,7 @@ mod moving;
 mod multi;
 mod order;
 mod profiles;
+mod random;
 mod refused;
 mod sessions;
 mod slow;

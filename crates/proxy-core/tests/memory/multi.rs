@@ -337,3 +337,32 @@ fn a_hung_exec_on_a_lost_primary_does_not_hang_its_client() {
         assert_eq!(world.a.executed("INCR n").len(), 0);
     });
 }
+
+#[test]
+fn a_watch_whose_connection_is_lost_makes_exec_answer_null() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("WATCH w; MULTI; INCR n").await, "+OK +OK +QUEUED");
+        world.a.cut();
+        settle().await;
+        assert_eq!(client.ask("EXEC; GET n").await, "nil nil");
+        assert_eq!(client.ask("WATCH w").await, "+OK");
+        world.a.cut();
+        settle().await;
+        assert_eq!(
+            client.ask("GET w; UNWATCH; MULTI; INCR n; EXEC").await,
+            "nil +OK +OK +QUEUED [:1]"
+        );
+    });
+}
+
+#[test]
+fn an_exec_on_a_connection_that_is_known_to_be_lost_is_replayed() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI; INCR n").await, "+OK +QUEUED");
+        world.a.cut();
+        settle().await;
+        assert_eq!(client.ask("EXEC").await, "[:1]");
+    });
+}

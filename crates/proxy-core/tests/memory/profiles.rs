@@ -3,7 +3,7 @@
 use proxy_core::{ClientAuth, Settings};
 use sentinel_watcher::{Credentials, Secret};
 
-use crate::common::world::{World, run, run_with, settle};
+use crate::common::world::{World, run, run_late, run_with, settle};
 
 const NOAUTH: &str = "-NOAUTH Authentication required.";
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
@@ -297,4 +297,20 @@ fn a_proxy_that_asks_nobody_runs_sessions_as_its_own_user() {
             );
         }
     });
+}
+
+#[test]
+fn nobody_may_send_more_even_if_the_topology_was_known_before_the_start() {
+    run_late(
+        |world| world.a.require("default", "pw"),
+        async |world| {
+            let mut client = world.client();
+            client.send_bytes(b"*11\r\n").await;
+            assert_eq!(
+                client.reply().await,
+                "-ERR Protocol error: unauthenticated multibulk length"
+            );
+            client.is_closed().await;
+        },
+    );
 }

@@ -131,3 +131,37 @@ fn a_refused_write_is_dropped_when_its_client_goes() {
         assert_eq!(world.a.executed("INCR n").len(), 0);
     });
 }
+
+#[test]
+fn a_refused_write_is_not_sent_again_behind_a_later_one() {
+    run(async |world| {
+        world.a.once(
+            "RPUSH l 1",
+            Fault::Answer("-LOADING Redis is loading the dataset in memory\r\n"),
+        );
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("RPUSH l 1; RPUSH l 2; RPUSH l 3").await,
+            "-LOADING Redis is loading the dataset in memory :1 :2"
+        );
+        assert_eq!(world.a.list("l"), ["2", "3"]);
+    });
+}
+
+#[test]
+fn refused_writes_are_tried_one_first() {
+    run(async |world| {
+        world.a.become_a(Temper::Loading);
+        let mut client = world.client();
+        client.send("RPUSH l 1; RPUSH l 2; RPUSH l 3").await;
+        client.hears_nothing_for(Duration::from_secs(1)).await;
+        // The loading ends between the first and the second.
+        world.a.become_a(Temper::Primary);
+        world.a.once(
+            "RPUSH l 1",
+            Fault::Answer("-LOADING Redis is loading the dataset in memory\r\n"),
+        );
+        assert_eq!(client.replies(3).await, ":1 :2 :3");
+        assert_eq!(world.a.list("l"), ["1", "2", "3"]);
+    });
+}

@@ -139,3 +139,31 @@ fn idle_sessions_cost_no_connection_to_the_node() {
         drop(clients);
     });
 }
+
+#[test]
+fn several_workers_share_the_clients() {
+    run_with(
+        |settings| settings.workers = 3,
+        async |world| {
+            let mut clients: Vec<_> = (0..30).map(|_| world.client()).collect();
+            for client in &mut clients {
+                assert!(client.ask("INCR n").await.starts_with(':'));
+            }
+            let lines = world.a.executed("INCR n");
+            let connections: std::collections::BTreeSet<_> =
+                lines.iter().map(|line| line.connection).collect();
+            assert_eq!(connections.len(), 3, "one shared connection a worker");
+            world.moving();
+            for client in &mut clients {
+                client.send("INCR n; GET n").await;
+            }
+            settle().await;
+            world.switch();
+            for client in &mut clients {
+                assert!(client.reply().await.starts_with(':'));
+                client.reply().await;
+            }
+            assert_eq!(world.b.text("n").as_deref(), Some("60"));
+        },
+    );
+}

@@ -162,3 +162,24 @@ fn a_large_write_to_a_frozen_primary_ends_with_the_switch() {
         assert_eq!(client.ask("INCR n").await, ":1");
     });
 }
+
+#[test]
+fn a_client_that_only_writes_is_not_read_any_more() {
+    run(async |world| {
+        world.a.put("x", &[b'v'; 1000]);
+        let mut client = world.narrow_client(64 << 10);
+        let line = vec!["GET x"; 100].join("; ");
+        let writing = async {
+            for _ in 0..100 {
+                client.send(&line).await;
+            }
+        };
+        let stuck = tokio::time::timeout(20 * SECOND, writing).await;
+        assert!(
+            stuck.is_err(),
+            "10 MB of replies were kept for a client that reads none"
+        );
+        let received = world.metric("slipring_received_bytes_total", "node");
+        assert!(received < 2_500_000.0, "{received}");
+    });
+}

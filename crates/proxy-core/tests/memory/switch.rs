@@ -148,3 +148,39 @@ fn a_silent_primary_is_hinted_at_and_not_cut() {
         assert_eq!(client.reply().await, ":2", "a timeout proves nothing");
     });
 }
+
+#[test]
+fn a_frozen_replica_is_left_after_a_probe() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let mut client = world.client_reading(ReadPolicy::PreferReplica);
+        assert_eq!(client.ask("GET x").await, "1");
+        world.b.freeze();
+        client.send("GET x").await;
+        sleep(Duration::from_secs(4)).await;
+        world.without_replicas();
+        assert_eq!(client.reply().await, "1");
+    });
+}
+
+#[test]
+fn leases_on_the_old_primary_are_aborted() {
+    run(async |world| {
+        let (mut watcher, mut multi) = (world.client(), world.client());
+        let (mut popper, mut subscriber) = (world.client(), world.client());
+        assert_eq!(watcher.ask("WATCH w").await, "+OK");
+        assert_eq!(multi.ask("MULTI").await, "+OK");
+        popper.send("BLPOP q 0").await;
+        assert_eq!(subscriber.ask("SUBSCRIBE s").await, "[subscribe s :1]");
+        settle().await;
+        assert!(world.a.open() >= 4);
+        world.a.freeze();
+        world.switch();
+        sleep(Duration::from_secs(3)).await;
+        world.a.thaw();
+        settle().await;
+        assert_eq!(world.a.open(), 0);
+        assert_eq!(world.a.blocked(), 0);
+        assert_eq!(world.b.subscribers(), 1);
+    });
+}

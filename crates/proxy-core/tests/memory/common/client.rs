@@ -115,13 +115,6 @@ impl Client {
             Err(_) => panic!("the connection stays"),
         }
     }
-
-    /// Takes up to `most` bytes of what came, whole replies or not.
-    pub(crate) async fn take_bytes(&mut self, most: usize) -> usize {
-        let mut bytes = vec![0; most];
-        let read = timeout(PATIENCE, self.io.read(&mut bytes)).await;
-        read.expect("something comes").expect("the connection stands")
-    }
 }
 
 /// What a person can read of `bytes`.

@@ -6,4 +6,5 @@ pub(crate) mod data;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod reply;
+pub(crate) mod rng;
 pub(crate) mod world;

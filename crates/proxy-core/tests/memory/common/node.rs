@@ -207,6 +207,13 @@ impl Node {
         self.state().data = Rc::new(RefCell::new(copy));
     }
 
+    /// It becomes a replica of `primary`, and has all that that has at once.
+    pub(crate) fn follow(&self, primary: &Self) {
+        let data = Rc::clone(&primary.state().data);
+        self.state().data = data;
+        self.become_a(Temper::Replica);
+    }
+
     /// Breaks all connections.
     pub(crate) fn cut(&self) {
         self.state()

@@ -34,7 +34,6 @@ pub(crate) const UNKNOWN: &str = "-UNKNOWN outcome: the connection to ";
 pub(crate) struct World {
     pub(crate) a: Node,
     pub(crate) b: Node,
-    network: Network,
     doors: [Door; 4],
     handle: Handle,
     publisher: RefCell<TopologyPublisher>,
@@ -61,24 +60,45 @@ pub(crate) fn run(test: impl AsyncFnOnce(&World)) {
 
 /// Runs `test` in a world whose settings `change` has had a hand in, and sees to it that nothing is left behind.
 pub(crate) fn run_with(change: impl FnOnce(&mut Settings), test: impl AsyncFnOnce(&World)) {
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let mut settings = Settings {
-        failover_hold_timeout: Some(HOLD),
-        ..Settings::default()
-    };
-    change(&mut settings);
-    LocalSet::new().block_on(&runtime, async {
-        let world = World::start(settings);
+    block_on(async {
+        let world = World::start(settings(change));
+        // The proxy is there before its topology is known.
         settle().await;
         world.serve(&world.a);
         settle().await;
         test(&world).await;
         world.is_tidy().await;
     });
+}
+
+/// Runs `test` with a proxy that finds everything as `prepare` has left it, the topology published.
+pub(crate) fn run_late(prepare: impl FnOnce(&World), test: impl AsyncFnOnce(&World)) {
+    block_on(async {
+        let world = World::start(settings(|_| {}));
+        prepare(&world);
+        world.serve(&world.a);
+        settle().await;
+        test(&world).await;
+        world.is_tidy().await;
+    });
+}
+
+fn block_on(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings {
+        failover_hold_timeout: Some(HOLD),
+        ..Settings::default()
+    };
+    change(&mut settings);
+    settings
 }
 
 /// The one place where these worlds start tasks. One that panics fails its test.
@@ -132,7 +152,6 @@ impl World {
         Self {
             a,
             b,
-            network,
             doors,
             handle,
             publisher: RefCell::new(publisher),
@@ -162,6 +181,11 @@ impl World {
 
     /// Publishes `node` as primary in a term of its own, the other one as its usable replica.
     pub(crate) fn serve(&self, node: &Node) {
+        self.serve_with(node, true);
+    }
+
+    /// Publishes `node` as primary in a term of its own, the other one as a replica that may or may not be read.
+    pub(crate) fn serve_with(&self, node: &Node, usable: bool) {
         let term = self.publisher.borrow().next_epoch();
         let other = if node.address() == self.a.address() {
             &self.b
@@ -170,7 +194,7 @@ impl World {
         };
         let replica = Replica {
             address: other.address().clone(),
-            usable: true,
+            usable,
             lag_bytes: None,
             priority: 100,
         };
@@ -197,11 +221,20 @@ impl World {
 
     /// Publishes that the primary has no replica that may be read.
     pub(crate) fn without_replicas(&self) {
+        self.replicas(false);
+    }
+
+    /// Publishes that the primary's replicas may be read.
+    pub(crate) fn with_replicas(&self) {
+        self.replicas(true);
+    }
+
+    fn replicas(&self, usable: bool) {
         let mut shard = self.shard.borrow().clone();
         shard
             .replicas
             .iter_mut()
-            .for_each(|replica| replica.usable = false);
+            .for_each(|replica| replica.usable = usable);
         self.publish(shard);
     }
 
@@ -247,11 +280,6 @@ impl World {
         let families = self.handle.metrics().gather();
         let family = families.iter().find(|family| family.name() == name);
         family.map_or(0.0, |family| sum(family, label))
-    }
-
-    /// The network that nodes live on.
-    pub(crate) fn network(&self) -> &Network {
-        &self.network
     }
 
     /// Once all clients are gone, nothing of them is left: no session, nothing held, no protocol broken, no panic.
