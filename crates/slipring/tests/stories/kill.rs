@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use testkit::load::Outcome;
-use testkit::{Cluster, Flavor, Load, on_each_server};
+use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{PATIENCE, before, delivered_once};
+use super::support::{PATIENCE, before, breakable, delivered_once};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
     fn only_writes_in_flight_are_in_doubt(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).start()?;
+        let cluster = breakable(flavor)?;
         let proxy = before(&cluster)?;
         let old = cluster.primary()?;
         let bystanders = Bystanders::start(&proxy)?;
@@ -22,7 +22,7 @@ on_each_server! {
         sleep(Duration::from_secs(1));
 
         let mut broke = [Instant::now(); 2];
-        let (promoted, at) = cluster.shard().promotion_during(old.port(), PATIENCE, || {
+        let (_, at) = cluster.shard().promotion_during(old.port(), PATIENCE, || {
             broke[0] = Instant::now();
             old.kill();
             broke[1] = Instant::now();
@@ -31,8 +31,9 @@ on_each_server! {
         sleep(Duration::from_secs(2));
 
         let history = load.finish();
+        let last = cluster.primary()?;
         let moved = Move { broke: Some(broke), promoted: at };
-        let verdict = history.verify(&mut promoted.client()?)?;
+        let verdict = history.verify(&mut last.client()?)?;
         ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
         ensure!(verdict.torn.is_empty(), "{verdict:?}");
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
@@ -49,7 +50,7 @@ on_each_server! {
         }
         let after = history.phase(&verdict, at, history.ended);
         ensure!(after.acknowledged_writes > 200, "{after:?}");
-        transactions.finish(promoted, moved)?;
+        transactions.finish(last, moved)?;
         bystanders.finish(bystanders::Node::Dead)?;
         let back = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: {} unknown, {} lost, back {back:?} after the promotion", all.unknown_count(), all.lost);

@@ -4,15 +4,15 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testkit::{Cluster, Flavor, Load, on_each_server};
+use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{Listener, PATIENCE, before, writes_executed};
+use super::support::{Listener, PATIENCE, before, breakable, writes_executed};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
     fn nothing_is_lost_and_nobody_is_told(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).start()?;
+        let cluster = breakable(flavor)?;
         let proxy = before(&cluster)?;
         let old = cluster.primary()?;
         let bystanders = Bystanders::start(&proxy)?;
@@ -21,7 +21,7 @@ on_each_server! {
         let listeners = [Listener::start(&proxy, false)?, Listener::start(&proxy, true)?];
         sleep(Duration::from_secs(1));
 
-        let (promoted, at) = cluster
+        let (_, at) = cluster
             .shard()
             .promotion_during(old.port(), PATIENCE, || cluster.failover_planned())?;
         // By now the others know, too; the old primary still believes that it is one for about ten seconds.
@@ -32,12 +32,13 @@ on_each_server! {
         ensure!(writes_executed(old)? == executed, "the old primary still executes writes");
 
         let history = load.finish();
+        let last = cluster.primary()?;
         for listener in listeners {
             listener.finish(&proxy, &history)?;
         }
-        let verdict = history.verify(&mut promoted.client()?)?;
+        let verdict = history.verify(&mut last.client()?)?;
         ensure!(verdict.is_clean(), "{verdict:?}");
-        ensure!(transactions.finish(promoted, Move { broke: None, promoted: at })? == 0, "transactions of unknown outcome");
+        ensure!(transactions.finish(last, Move { broke: None, promoted: at })? == 0, "transactions of unknown outcome");
         bystanders.finish(bystanders::Node::Demoted)?;
         let all = history.phase(&verdict, history.started, history.ended);
         ensure!(all.errors.is_empty() && all.unknown.is_empty(), "{all:?}");

@@ -4,13 +4,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use testkit::{Cluster, Flavor, Load, on_each_server};
+use testkit::{Flavor, Load, on_each_server};
 
-use super::support::{PATIENCE, before, says};
+use super::support::{PATIENCE, before, breakable, says};
 
 on_each_server! {
     fn a_blind_watcher_changes_nothing(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).start()?;
+        let cluster = breakable(flavor)?;
         let proxy = before(&cluster)?;
         let load = Load::builder(proxy.address()).start()?;
         for sentinel in &cluster.sentinels {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use testkit::client::{Cause, encode};
 use testkit::load::{History, Kind, Outcome, Verdict};
 use testkit::proxy::ProxyBuilder;
-use testkit::{Client, Cluster, Node, Proxy, Reply};
+use testkit::{Client, Cluster, Flavor, Node, Proxy, Reply};
 
 use super::transactions::Move;
 
@@ -22,6 +22,14 @@ pub(crate) const LAST_TURN: Duration = Duration::from_millis(50);
 /// slipring, to be started.
 pub(crate) fn slipring() -> ProxyBuilder {
     Proxy::builder(env!("CARGO_BIN_EXE_slipring"))
+}
+
+/// A cluster whose primary is to break. Sentinel redials a new primary once a second: with a down-after of one second it
+/// would now and then call that one down at once, and fail over again.
+pub(crate) fn breakable(flavor: Flavor) -> Result<Cluster> {
+    Cluster::builder(flavor)
+        .down_after(Duration::from_secs(2))
+        .start()
 }
 
 /// slipring before this cluster, ready.
