@@ -59,13 +59,60 @@ const fn subcommands(at: usize) -> u16 {
 #[inline]
 pub(super) fn find(name: &[u8]) -> Option<&'static CommandSpec> {
     let mut slot = hash(name);
+    let folded = fold(name);
     loop {
-        let spec = TABLE.get(usize::from(*INDEX.get(slot % INDEX_LEN)?))?;
-        if spec.name.as_bytes().eq_ignore_ascii_case(name) {
+        let row = usize::from(*INDEX.get(slot % INDEX_LEN)?);
+        let spec = TABLE.get(row)?;
+        let same = match FOLDED.get(row) {
+            Some(&short) if short != 0 => short == folded && spec.name.len() == name.len(),
+            _ => spec.name.as_bytes().eq_ignore_ascii_case(name),
+        };
+        if same {
             return Some(spec);
         }
         slot = slot.wrapping_add(1);
     }
+}
+
+/// Names of up to eight bytes, all of them letters, folded: two of equal length are the same command if these are
+/// equal, since bit 5 of a letter is its case alone. 0 for the other names.
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // The compiler runs it, and checks.
+static FOLDED: [u64; ROWS.len()] = {
+    let mut folded = [0; ROWS.len()];
+    let mut at = 0;
+    while at < ROWS.len() {
+        let name = ROWS[at].name.as_bytes();
+        if name.len() <= 8 && is_letters(name) {
+            folded[at] = fold(name);
+        }
+        at += 1;
+    }
+    folded
+};
+
+/// A name of up to eight bytes as one number, in lower case where they are letters.
+#[inline]
+const fn fold(name: &[u8]) -> u64 {
+    if name.len() > 8 {
+        return 0;
+    }
+    let (mut number, mut rest) = (0, name);
+    while let [byte, more @ ..] = rest {
+        number = number << 8 | *byte as u64;
+        rest = more;
+    }
+    number | LOWER
+}
+
+const fn is_letters(name: &[u8]) -> bool {
+    let mut rest = name;
+    while let [byte, more @ ..] = rest {
+        if !byte.is_ascii_lowercase() {
+            return false;
+        }
+        rest = more;
+    }
+    true
 }
 
 pub(super) fn find_subcommand(container: &CommandSpec, name: &[u8]) -> Option<&'static CommandSpec> {
