@@ -268,7 +268,14 @@ fn keeps_scratch() -> bool {
 
 impl Guardian {
     fn start() -> Result<Self> {
-        let root = tempfile::Builder::new().prefix("slipring-").tempdir()?.keep();
+        // In memory where there is such a folder: Sentinel syncs its file to disk at each step of a failover, which
+        // takes seconds while a build keeps the disk busy.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("slipring-");
+        let root = builder
+            .tempdir_in("/dev/shm")
+            .or_else(|_| builder.tempdir())?
+            .keep();
         let mut child = Command::new("sh")
             .args(["-c", GUARDIAN, "guardian"])
             .arg(&root)
