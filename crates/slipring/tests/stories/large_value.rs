@@ -59,14 +59,14 @@ fn back_and_forth(proxy: &Proxy) -> Result<()> {
     leaver.send(&["GET", "large"])?;
     sleep(Duration::from_millis(300));
     drop(leaver);
-    let mut writer = proxy.client()?;
-    writer.send_raw(&encode(&[&b"SET"[..], b"half", &value])[..LARGE / 2])?;
-    drop(writer);
-    says(&mut client, "PING still", "still")?;
     ensure!(
         slow.read()? == Reply::Bulk(value.clone()),
         "what the slow reader got"
     );
+    let mut writer = proxy.client()?;
+    writer.send_raw(&encode(&[&b"SET"[..], b"half", &value])[..LARGE / 2])?;
+    drop(writer);
+    says(&mut client, "PING still", "still")?;
 
     // In a transaction, and one byte more than a server takes.
     client.send(&["MULTI"])?;
