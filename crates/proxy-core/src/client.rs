@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::limits;
 use crate::metrics::{Cells, CloseReason, Counter, Side};
-pub(crate) use ticket::{Returned, Shape, Ticket};
+pub(crate) use ticket::{Before, Returned, Shape, Ticket};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
 pub(crate) struct Client {

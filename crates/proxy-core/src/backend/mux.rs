@@ -29,7 +29,7 @@ use tokio::time::Instant;
 use crate::backend::Link;
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::Profile;
-use crate::client::{Shape, Ticket};
+use crate::client::{Before, Shape, Ticket};
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
 use crate::metrics::{CloseReason, ConnectionKind, Counter, ResendReason, Side};
@@ -170,7 +170,7 @@ impl Mux {
     fn append(&self, addressee: Addressee, frame: &[u8], shape: Shape, since: Instant) {
         let state = &mut *self.state.borrow_mut();
         if state.phase == Phase::Closed {
-            addressee.give_back(Bytes::copy_from_slice(frame), shape, None);
+            addressee.give_back(Bytes::copy_from_slice(frame), shape, Before::Unanswered);
             return;
         }
         let place = state.outbox.push(frame, since);
@@ -369,7 +369,7 @@ impl State {
                 } else if may_resend(sent, shape.read && !overtaken, shape.resends) {
                     shape.resends += u8::from(sent == Sent::Maybe);
                     link.cells.add(Counter::Resends(reason_of(sent)), 1);
-                    addressee.give_back(frame, shape, None);
+                    addressee.give_back(frame, shape, Before::Unanswered);
                 } else {
                     link.account_unknown(shape);
                     addressee.deliver(unknown_outcome(link, shape), shape);
@@ -456,9 +456,9 @@ impl Addressee {
         }
     }
 
-    fn give_back(self, frame: Bytes, shape: Shape, refusal: Option<Bytes>) {
+    fn give_back(self, frame: Bytes, shape: Shape, before: Before) {
         if let Self::Client(ticket) = self {
-            ticket.give_back(frame, shape, refusal);
+            ticket.give_back(frame, shape, before);
         }
     }
 

@@ -29,8 +29,20 @@ pub(crate) struct Returned {
     pub frame: Bytes,
     /// What it is.
     pub shape: Shape,
-    /// The node's refusal, to be answered if nobody takes the command in time.
-    pub refusal: Option<Bytes>,
+    /// What the node has said of it already.
+    pub before: Before,
+}
+
+/// What a node has said of a command that came back. It is the answer after all, if the command comes too late to be
+/// sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing.
+    Unanswered,
+    /// It refused it at the entry.
+    Refused(Bytes),
+    /// It answered it, out of turn: an earlier command of the session had been refused.
+    Answered(Bytes),
 }
 
 /// What a mux must know of a command in order to answer, account and resend it.
@@ -158,7 +170,7 @@ impl Ticket {
     }
 
     /// Gives the command back to its session, to be sent again.
-    pub(crate) fn give_back(self, frame: Bytes, shape: Shape, refusal: Option<Bytes>) {
+    pub(crate) fn give_back(self, frame: Bytes, shape: Shape, before: Before) {
         debug_assert_eq!(self.count, 1, "a run is answered whole");
         let state = &mut *self.client.state.borrow_mut();
         state.landed(self.count, self.bytes);
@@ -169,7 +181,7 @@ impl Ticket {
                 seq: self.seq,
                 frame,
                 shape,
-                refusal,
+                before,
             },
         );
         state.wake();

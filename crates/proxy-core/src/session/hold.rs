@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Close, Session, shape_of};
-use crate::client::{Returned, Shape};
+use crate::client::{Before, Returned, Shape};
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{Counter, Outcome, ResendReason};
@@ -157,20 +157,22 @@ impl Session {
         Ok(())
     }
 
-    /// What came back joins what waits, in order. A refused command that a later one has overtaken comes too late:
-    /// its refusal is its answer.
+    /// What came back joins what waits, in order. What a later command has overtaken comes too late: what the node
+    /// said of it is its answer.
     fn take_back(&mut self, waiting: &mut VecDeque<Returned>) {
         let mut all = self.client.take_returned();
         all.append(waiting);
         all.make_contiguous().sort_by_key(|command| command.seq);
         for command in all {
-            match &command.refusal {
-                Some(refusal) if self.client.has_overtaken(command.seq) => {
+            match &command.before {
+                Before::Refused(reply) | Before::Answered(reply)
+                    if self.client.has_overtaken(command.seq) =>
+                {
                     self.door
                         .worker
                         .cells
                         .command(command.shape.command, Outcome::Error);
-                    self.client.answer(command.seq, refusal);
+                    self.client.answer(command.seq, reply);
                 }
                 _ => waiting.push_back(command),
             }
@@ -184,15 +186,18 @@ impl Session {
             seq,
             frame,
             shape,
-            refusal,
+            before,
         } = command;
         if let Some(verdict) = verdict {
             self.door.worker.cells.command(shape.command, Outcome::Refused);
-            let verdict = refusal.unwrap_or_else(|| verdict.repeat(shape.replies as usize).into());
+            let verdict = match before {
+                Before::Refused(reply) | Before::Answered(reply) => reply,
+                Before::Unanswered => verdict.repeat(shape.replies as usize).into(),
+            };
             self.client.answer(seq, &verdict);
             return;
         }
-        if refusal.is_some() {
+        if matches!(before, Before::Refused(_)) {
             self.door
                 .worker
                 .cells
@@ -207,7 +212,7 @@ impl Session {
     /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
     /// that was lost there tries another.
     fn plan_returned(&self, command: &Returned, round: u64) -> Plan {
-        let elsewhere = command.refusal.is_some() || command.shape.resends > 0;
+        let elsewhere = is_refused(command) || command.shape.resends > 0;
         self.plan_of(command.shape, elsewhere, round)
     }
 
@@ -281,7 +286,7 @@ impl Session {
 }
 
 fn is_refused(command: &Returned) -> bool {
-    command.refusal.is_some()
+    matches!(command.before, Before::Refused(_))
 }
 
 // === impl Pause ===

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::outbox::Place;
 use super::{Addressee, InFlight, State};
 use crate::backend::Link;
-use crate::client::{Shape, Ticket};
+use crate::client::{Before, Shape, Ticket};
 use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::Outcome;
@@ -107,9 +107,16 @@ impl State {
             Addressee::Client(ticket) if shape.read && ticket.is_behind_returned() => {
                 batch.finish();
                 let mut rest = Some(Addressee::Client(ticket));
-                let frames = self.outbox.frames(place);
-                for (frame, _) in frames.into_iter().skip(done).take(count as usize) {
-                    Addressee::next_of(&mut rest).give_back(frame, shape, None);
+                let mut replies = batch.bytes.get(batch.start..end).unwrap_or_default();
+                for (frame, _) in self
+                    .outbox
+                    .frames(place)
+                    .into_iter()
+                    .skip(done)
+                    .take(count as usize)
+                {
+                    let reply = next_reply(&mut replies);
+                    Addressee::next_of(&mut rest).give_back(frame, shape, Before::Answered(reply));
                 }
             }
             Addressee::Client(mut ticket) => {
@@ -195,7 +202,12 @@ impl State {
                 _ => Some(self.outbox.copy(place)),
             };
             let frame = frame.expect("as many frames as places");
-            addressee.give_back(frame, shape, refused.then_some(reply));
+            let before = if refused {
+                Before::Refused(reply)
+            } else {
+                Before::Answered(reply)
+            };
+            addressee.give_back(frame, shape, before);
         } else {
             let outcome = if kind.is_error() {
                 Outcome::Error
@@ -235,6 +247,17 @@ impl State {
             replies.passing = true;
         }
     }
+}
+
+/// A copy of the first of several whole replies, which is taken off. Cold: it is scanned anew.
+fn next_reply(replies: &mut &[u8]) -> Bytes {
+    let used = match ReplyScan::default().feed(replies) {
+        Ok(Progress::Complete { used, .. }) => used,
+        _ => replies.len(),
+    };
+    let (reply, rest) = replies.split_at(used);
+    *replies = rest;
+    Bytes::copy_from_slice(reply)
 }
 
 // === impl Batch ===
