@@ -46,6 +46,8 @@ const CALM: Duration = Duration::from_secs(3);
 /// Replication is asynchronous: a write acknowledged within this time before a kill is lost by the kill, not by what was before.
 const BEFORE_KILL: Duration = Duration::from_secs(1);
 const AFTER_PROMOTION: Duration = Duration::from_secs(4);
+/// With one second, Sentinel calls a new primary down now and then: it redials it only once a second.
+const DOWN_AFTER: Duration = Duration::from_secs(2);
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(30);
 const PLAIN_PORT: u16 = 6379;
 
@@ -108,7 +110,7 @@ fn perform(options: &Options) -> Result<bool> {
 
 impl Stage {
     fn set(server: Server) -> Result<Self> {
-        let cluster = Cluster::builder(server.flavor).start()?;
+        let cluster = Cluster::builder(server.flavor).down_after(DOWN_AFTER).start()?;
         let program = target_folder().join("release").join("slipring");
         let mut builder = Proxy::builder(program).sentinels(&cluster);
         if let Some(port) = Port::claim(PLAIN_PORT) {
