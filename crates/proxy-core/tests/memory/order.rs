@@ -1,10 +1,11 @@
 //! Replies come in the order of their requests, whoever gives them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proxy_core::ReadPolicy;
 
-use crate::common::world::{run, settle};
+use crate::common::world::{run, run_with, settle};
 
 const SLOW: Duration = Duration::from_millis(50);
 
@@ -121,4 +122,63 @@ fn clients_that_share_a_connection_get_their_own_replies() {
             }
         }
     });
+}
+
+#[test]
+fn what_is_forwarded_is_byte_for_byte_what_came() {
+    run(async |world| {
+        let mut client = world.client();
+        let frames = [
+            &b"set  a \"x\\x00\\n y\" \r\n"[..],
+            b"*2\r\n$3\r\ngEt\r\n$1\r\na\r\n",
+            b"*3\r\n$3\r\nSET\r\n$2\r\n\r\n\r\n$0\r\n\r\n",
+            b"*1\r\n$5\r\nmULTI\r\n",
+            b"GET 'a b'\n",
+            b"*1\r\n$4\r\nexec\r\n",
+            b"watch a\r\n",
+            b"*2\r\n$4\r\nincr\r\n$1\r\nn\r\n",
+            b"UnWatch\r\n",
+            b"*3\r\n$5\r\nblpop\r\n$1\r\nq\r\n$4\r\n0.01\r\n",
+            b"subscribe s\r\n",
+            b"unsubscribe\r\n",
+        ];
+        let before = world.a.frames().len();
+        for frame in frames {
+            client.send_bytes(frame).await;
+            client.reply().await;
+        }
+        let forwarded = world.a.frames().split_off(before);
+        // The blocking lease has asked for its id.
+        let forwarded: Vec<_> = forwarded
+            .iter()
+            .map(|frame| &frame[..])
+            .filter(|frame| *frame != &b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"[..])
+            .collect();
+        assert_eq!(forwarded, frames);
+    });
+}
+
+#[test]
+fn a_session_keeps_to_one_of_several_shared_connections() {
+    run_with(
+        |settings| settings.mux_connections = 3,
+        async |world| {
+            let mut clients: Vec<_> = (0..12).map(|_| world.client()).collect();
+            for _ in 0..10 {
+                for (number, client) in clients.iter_mut().enumerate() {
+                    client.send(&format!("INCR n{number}x; GET n{number}x")).await;
+                }
+            }
+            for (number, client) in clients.iter_mut().enumerate() {
+                for count in 1..=10 {
+                    assert_eq!(client.replies(2).await, format!(":{count} {count}"));
+                }
+                let lines = world.a.executed(&format!("INCR n{number}x"));
+                assert!(lines.iter().all(|line| line.connection == lines[0].connection));
+            }
+            let lines = world.a.executed("INCR");
+            let connections: BTreeSet<_> = lines.iter().map(|line| line.connection).collect();
+            assert_eq!(connections.len(), 3);
+        },
+    );
 }

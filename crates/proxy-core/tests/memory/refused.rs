@@ -165,3 +165,18 @@ fn refused_writes_are_tried_one_first() {
         assert_eq!(world.a.list("l"), ["1", "2", "3"]);
     });
 }
+
+#[test]
+fn a_read_behind_a_write_that_came_too_late_keeps_its_answer() {
+    run(async |world| {
+        world.a.once(
+            "RPUSH l 1",
+            Fault::Answer("-LOADING Redis is loading the dataset in memory\r\n"),
+        );
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("RPUSH l 1; LLEN l; RPUSH l 2; LLEN l").await,
+            "-LOADING Redis is loading the dataset in memory :0 :1 :1"
+        );
+    });
+}

@@ -22,6 +22,9 @@ fn subscribers_move_before_held_messages_flow() {
         world.moving();
         publisher.send("PUBLISH news late").await;
         publisher.hears_nothing_for(SECOND).await;
+        world
+            .b
+            .always("SUBSCRIBE", Fault::Delay(Duration::from_millis(20)));
         let started = Instant::now();
         world.switch();
         assert_eq!(publisher.reply().await, ":10", "all of them had arrived");

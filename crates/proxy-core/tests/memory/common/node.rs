@@ -6,17 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use resp_codec::{Command, CommandFlags, RequestLimits, RequestScan, write};
+use bytes::Bytes;
+use resp_codec::Command;
 use sentinel_watcher::HostPort;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, Answer, Wish};
-use super::data::{Data, Key};
+use super::commands::Answer;
+use super::connection;
+use super::data::Data;
 use super::network::{Manner, Network};
 use super::reply::show;
+use super::state::{Connection, Line, Out, Rule, State, Step, Waiter};
 use super::world::spawn;
 
 /// One process. Cheap to clone.
@@ -30,21 +32,6 @@ struct Process {
     frozen: watch::Sender<bool>,
     /// How long a command travels, and how long its reply.
     latency: Cell<(Duration, Duration)>,
-}
-
-/// What it knows.
-pub(super) struct State {
-    pub(super) data: Rc<RefCell<Data>>,
-    pub(super) temper: Temper,
-    /// Passwords by user; "default" has none where it is not listed.
-    pub(super) users: BTreeMap<String, String>,
-    pub(super) connections: BTreeMap<u64, Connection>,
-    pub(super) waiters: Vec<Waiter>,
-    executed: Vec<Line>,
-    received: Vec<Line>,
-    rules: Vec<Rule>,
-    opened: u64,
-    complaints: Vec<String>,
 }
 
 /// What it takes from its clients now.
@@ -78,60 +65,6 @@ pub(crate) enum Fault {
     Hang,
 }
 
-struct Rule {
-    prefix: String,
-    fault: Fault,
-    times: usize,
-}
-
-/// A command as it came, or as it was executed.
-#[derive(Clone, Debug)]
-pub(crate) struct Line {
-    pub(crate) connection: u64,
-    pub(crate) user: String,
-    pub(crate) db: u32,
-    /// Its words, the first 200 bytes of them.
-    pub(crate) text: String,
-}
-
-/// One client's connection.
-pub(super) struct Connection {
-    pub(super) user: Option<String>,
-    pub(super) db: u32,
-    pub(super) resp3: bool,
-    /// What is queued since MULTI.
-    pub(super) queue: Option<Vec<Vec<Bytes>>>,
-    /// An error while queueing: EXEC will refuse.
-    pub(super) spoiled: bool,
-    pub(super) watched: Vec<(Key, u64)>,
-    pub(super) channels: BTreeSet<Bytes>,
-    pub(super) patterns: BTreeSet<Bytes>,
-    pub(super) out: mpsc::UnboundedSender<Out>,
-    cut: CancellationToken,
-}
-
-/// What a connection's writer is to do next.
-pub(super) enum Out {
-    Bytes(Bytes, Instant),
-    Close,
-}
-
-/// A blocked client.
-pub(super) struct Waiter {
-    pub(super) connection: u64,
-    pub(super) text: String,
-    pub(super) wish: Wish,
-    pub(super) reply: oneshot::Sender<Bytes>,
-}
-
-/// How a connection goes on after a command.
-pub(super) enum Step {
-    Next,
-    Blocked(oneshot::Receiver<Bytes>, Option<Instant>, Bytes),
-    Later(Duration, Vec<Bytes>),
-    Never,
-}
-
 // === impl Node ===
 
 impl Node {
@@ -146,6 +79,7 @@ impl Node {
             waiters: Vec::new(),
             executed: Vec::new(),
             received: Vec::new(),
+            frames: Vec::new(),
             rules: Vec::new(),
             opened: 0,
             complaints: Vec::new(),
@@ -258,6 +192,11 @@ impl Node {
         lines(&self.state().received, prefix)
     }
 
+    /// Every command as its bytes came.
+    pub(crate) fn frames(&self) -> Vec<Bytes> {
+        self.state().frames.clone()
+    }
+
     /// Commands that were executed and start with `prefix`.
     pub(crate) fn executed(&self, prefix: &str) -> Vec<Line> {
         lines(&self.state().executed, prefix)
@@ -365,12 +304,14 @@ impl Node {
     }
 
     /// A command that has just come.
-    pub(super) fn take(&self, id: u64, args: Vec<Bytes>) -> Step {
+    pub(super) fn take(&self, id: u64, command: &Command<Bytes>) -> Step {
+        let args: Vec<_> = command.args().map(Bytes::copy_from_slice).collect();
         let fault = {
             let state = &mut *self.state();
             let line = state.line(id, &args);
             let fault = state.fault(&line.text);
             state.received.push(line);
+            state.frames.push(command.frame().clone());
             fault
         };
         match fault {
@@ -443,104 +384,6 @@ impl Node {
             let _ = connection.out.send(out);
         }
     }
-}
-
-// === impl State ===
-
-impl State {
-    pub(super) fn connection(&mut self, id: u64) -> &mut Connection {
-        self.connections
-            .get_mut(&id)
-            .expect("a connection is dismissed last")
-    }
-
-    /// Why a command is refused at the entry.
-    pub(super) fn refusal(&self, args: &[Bytes]) -> Option<&'static str> {
-        let command = parse(args);
-        let flags = command.spec().flags;
-        let writes = flags.contains(CommandFlags::WRITE);
-        let (refuses, text) = match self.temper {
-            Temper::Primary => (false, ""),
-            Temper::Replica => (writes, "READONLY You can't write against a read only replica."),
-            Temper::NoReplicas => (writes, "NOREPLICAS Not enough good replicas to write."),
-            Temper::Loading => (
-                !flags.contains(CommandFlags::LOADING),
-                "LOADING Redis is loading the dataset in memory",
-            ),
-            Temper::MasterDown => (
-                !flags.contains(CommandFlags::STALE),
-                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-            ),
-        };
-        refuses.then_some(text)
-    }
-
-    pub(super) fn note_executed(&mut self, id: u64, args: &[Bytes]) {
-        let line = self.line(id, args);
-        self.executed.push(line);
-    }
-
-    /// Gives blocked clients what has come for them, first come, first served.
-    pub(super) fn serve_waiters(&mut self) {
-        let mut at = 0;
-        while at < self.waiters.len() {
-            let data = &mut *self.data.borrow_mut();
-            match self.waiters[at].wish.grant(data) {
-                Some(reply) => {
-                    let waiter = self.waiters.remove(at);
-                    let line = Line {
-                        connection: waiter.connection,
-                        user: String::new(),
-                        db: 0,
-                        text: waiter.text,
-                    };
-                    self.executed.push(line);
-                    let _ = waiter.reply.send(reply);
-                }
-                None => at += 1,
-            }
-        }
-    }
-
-    fn line(&mut self, id: u64, args: &[Bytes]) -> Line {
-        let words: Vec<_> = args
-            .iter()
-            .map(|arg| String::from_utf8_lossy(&arg[..arg.len().min(200)]))
-            .collect();
-        let connection = self.connection(id);
-        Line {
-            connection: id,
-            user: connection.user.clone().unwrap_or_default(),
-            db: connection.db,
-            text: words.join(" ").chars().take(200).collect(),
-        }
-    }
-
-    fn fault(&mut self, text: &str) -> Option<Fault> {
-        let rule = self
-            .rules
-            .iter_mut()
-            .find(|rule| rule.times > 0 && text.starts_with(&rule.prefix))?;
-        rule.times -= 1;
-        Some(rule.fault.clone())
-    }
-}
-
-// === impl Connection ===
-
-impl Connection {
-    pub(super) fn is_subscribed(&self) -> bool {
-        !self.channels.is_empty() || !self.patterns.is_empty()
-    }
-}
-
-/// The command that `args` are.
-pub(super) fn parse(args: &[Bytes]) -> Command<Bytes> {
-    let words: Vec<&[u8]> = args.iter().map(|arg| &arg[..]).collect();
-    let mut frame = BytesMut::new();
-    write::command(&mut frame, &words);
-    let found = RequestScan::default().advance(&frame, &RequestLimits::AUTHENTICATED);
-    Command::new(frame.freeze(), found.unwrap().unwrap())
 }
 
 fn lines(all: &[Line], prefix: &str) -> Vec<Line> {

@@ -27,6 +27,9 @@ use super::node::{Node, Temper};
 /// How long commands are held in these worlds.
 pub(crate) const HOLD: Duration = Duration::from_secs(10);
 
+/// How long a test may take, in its world's time.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// What a write says when nobody knows what became of it, but for the node's address.
 pub(crate) const UNKNOWN: &str = "-UNKNOWN outcome: the connection to ";
 
@@ -89,7 +92,9 @@ fn block_on(test: impl Future<Output = ()>) {
         .start_paused(true)
         .build()
         .unwrap();
-    LocalSet::new().block_on(&runtime, test);
+    LocalSet::new()
+        .block_on(&runtime, async { tokio::time::timeout(LONGEST, test).await })
+        .expect("the test ends");
 }
 
 fn settings(change: impl FnOnce(&mut Settings)) -> Settings {

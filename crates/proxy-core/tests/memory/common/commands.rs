@@ -1,0 +1,406 @@
+//! The commands of a fake node that are about more than keys: AUTH, MULTI, SUBSCRIBE, what blocks.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{CommandFlags, write};
+use tokio::time::Instant;
+
+use super::data::{Data, Key};
+use super::state::{Out, State, parse};
+
+/// What a command leads to.
+pub(super) enum Answer {
+    Reply(BytesMut),
+    Block {
+        wish: Wish,
+        until: Option<Instant>,
+        none: Bytes,
+    },
+    /// After +OK.
+    Close,
+}
+
+/// What a blocked client waits for.
+pub(super) enum Wish {
+    /// An element of the first of these lists that has one.
+    Pop { keys: Vec<Key>, first: bool },
+    /// An element to be moved.
+    Move { from: Key, to: Key },
+    /// What a stream has past this number.
+    Read { key: Key, after: u64 },
+}
+
+/// Databases of a node.
+const DATABASES: u32 = 16;
+
+const NOAUTH: &str = "NOAUTH Authentication required.";
+const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+// === impl State ===
+
+impl State {
+    /// Executes one command for connection `id`, or queues it.
+    pub(super) fn execute(&mut self, id: u64, args: &[Bytes]) -> Answer {
+        let mut out = BytesMut::new();
+        let command = parse(args);
+        let name = command.spec().name;
+        let connection = self.connection(id);
+        if connection.user.is_none() && !command.spec().flags.contains(CommandFlags::NO_AUTH) {
+            write::error(&mut out, NOAUTH);
+            return Answer::Reply(out);
+        }
+        let queues = connection.queue.is_some()
+            && !matches!(name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset");
+        if !command.arity_ok() {
+            connection.spoiled = queues;
+            write::error(
+                &mut out,
+                &format!("ERR wrong number of arguments for '{name}' command"),
+            );
+            return Answer::Reply(out);
+        }
+        if !connection.resp3 && connection.is_subscribed() && !may_subscribers(name) {
+            write::error(&mut out, &format!("ERR Can't execute '{name}' while subscribed"));
+            return Answer::Reply(out);
+        }
+        if name == "exec" {
+            return Answer::Reply(self.exec(id));
+        }
+        if let Some(refusal) = self.refusal(args) {
+            self.connection(id).spoiled |= queues;
+            write::error(&mut out, refusal);
+            return Answer::Reply(out);
+        }
+        if queues {
+            let queue = self.connection(id).queue.as_mut().expect("just seen");
+            queue.push(args.to_vec());
+            write::simple(&mut out, "QUEUED");
+            return Answer::Reply(out);
+        }
+        if command.may_block() {
+            return self.block(id, name, args);
+        }
+        if name == "quit" {
+            return Answer::Close;
+        }
+        Answer::Reply(self.call(id, name, args))
+    }
+
+    /// Executes a command that neither blocks nor queues.
+    fn call(&mut self, id: u64, name: &str, args: &[Bytes]) -> BytesMut {
+        self.note_executed(id, args);
+        let connection = self.connection(id);
+        let (db, resp3) = (connection.db, connection.resp3);
+        let applied = self.data.borrow_mut().apply(db, resp3, args);
+        if let Some(reply) = applied {
+            self.serve_waiters();
+            return reply;
+        }
+        let mut out = BytesMut::new();
+        match name {
+            "ping" => self.ping(id, args, &mut out),
+            "echo" => write::bulk(&mut out, Some(&args[1])),
+            "multi" if self.connection(id).queue.is_some() => {
+                write::error(&mut out, "ERR MULTI calls can not be nested");
+            }
+            "multi" => {
+                self.connection(id).queue = Some(Vec::new());
+                write::simple(&mut out, "OK");
+            }
+            "discard" if self.connection(id).queue.is_none() => {
+                write::error(&mut out, "ERR DISCARD without MULTI");
+            }
+            "discard" => {
+                self.end_transaction(id);
+                write::simple(&mut out, "OK");
+            }
+            "watch" if self.connection(id).queue.is_some() => {
+                write::error(&mut out, "ERR WATCH inside MULTI is not allowed");
+            }
+            "watch" => {
+                for key in &args[1..] {
+                    let key = (db, key.clone());
+                    let touched = self.data.borrow().touched(&key);
+                    self.connection(id).watched.push((key, touched));
+                }
+                write::simple(&mut out, "OK");
+            }
+            "unwatch" => {
+                self.connection(id).watched.clear();
+                write::simple(&mut out, "OK");
+            }
+            "wait" => write::integer(&mut out, 1),
+            "publish" => write::integer(&mut out, self.publish(&args[1], &args[2])),
+            "subscribe" | "psubscribe" | "unsubscribe" | "punsubscribe" => {
+                self.subscribe(id, name, &args[1..], &mut out);
+            }
+            "blpop" | "brpop" | "blmove" | "xread" => write::null_array(&mut out, self.connection(id).resp3),
+            _ => self.call_session(id, name, args, &mut out),
+        }
+        out
+    }
+
+    /// AUTH HELLO SELECT RESET and CLIENT.
+    fn call_session(&mut self, id: u64, name: &str, args: &[Bytes], out: &mut BytesMut) {
+        match name {
+            "auth" => {
+                let (user, password) = match args {
+                    [_, password] => ("default", password),
+                    [_, user, password] => (std::str::from_utf8(user).unwrap(), password),
+                    _ => return write::error(out, "ERR syntax error"),
+                };
+                if self
+                    .users
+                    .get(user)
+                    .is_some_and(|right| right.as_bytes() == &password[..])
+                {
+                    self.connection(id).user = Some(user.to_owned());
+                    write::simple(out, "OK");
+                } else {
+                    write::error(out, WRONGPASS);
+                }
+            }
+            "hello" => {
+                let connection = self.connection(id);
+                if connection.user.is_none() {
+                    return write::error(
+                        out,
+                        "NOAUTH HELLO must be called with the client already authenticated",
+                    );
+                }
+                connection.resp3 = args.get(1).is_some_and(|version| &version[..] == b"3");
+                write::map_header(out, connection.resp3, 2);
+                write::bulk(out, Some(b"server"));
+                write::bulk(out, Some(b"redis"));
+                write::bulk(out, Some(b"id"));
+                write::integer(out, id.cast_signed());
+            }
+            "select" => match std::str::from_utf8(&args[1]).unwrap().parse() {
+                Ok(db) if db < DATABASES => {
+                    self.connection(id).db = db;
+                    write::simple(out, "OK");
+                }
+                Ok(_) => write::error(out, "ERR DB index is out of range"),
+                Err(_) => write::error(out, "ERR value is not an integer or out of range"),
+            },
+            "reset" => {
+                let user = (!self.users.contains_key("default")).then(|| "default".to_owned());
+                self.end_transaction(id);
+                let connection = self.connection(id);
+                connection.user = user;
+                connection.db = 0;
+                connection.resp3 = false;
+                connection.channels.clear();
+                connection.patterns.clear();
+                write::simple(out, "RESET");
+            }
+            "client|id" => write::integer(out, id.cast_signed()),
+            "client|unblock" => {
+                let whom: u64 = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();
+                let at = self.waiters.iter().position(|waiter| waiter.connection == whom);
+                if let Some(at) = at {
+                    let reply = &b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"[..];
+                    let _ = self.waiters.remove(at).reply.send(Bytes::from_static(reply));
+                }
+                write::integer(out, i64::from(at.is_some()));
+            }
+            _ => write::error(
+                out,
+                &format!(
+                    "ERR unknown command '{}', with args beginning with: ",
+                    String::from_utf8_lossy(&args[0])
+                ),
+            ),
+        }
+    }
+
+    fn ping(&mut self, id: u64, args: &[Bytes], out: &mut BytesMut) {
+        let connection = self.connection(id);
+        let word = args.get(1);
+        if connection.is_subscribed() && !connection.resp3 {
+            write::array_header(out, 2);
+            write::bulk(out, Some(b"pong"));
+            write::bulk(out, Some(word.map_or(b"", |word| &word[..])));
+        } else if let Some(word) = word {
+            write::bulk(out, Some(word));
+        } else {
+            write::simple(out, "PONG");
+        }
+    }
+
+    fn exec(&mut self, id: u64) -> BytesMut {
+        let mut out = BytesMut::new();
+        let connection = self.connection(id);
+        let (resp3, spoiled) = (connection.resp3, connection.spoiled);
+        let Some(queue) = connection.queue.clone() else {
+            write::error(&mut out, "ERR EXEC without MULTI");
+            return out;
+        };
+        let watched = std::mem::take(&mut connection.watched);
+        self.end_transaction(id);
+        let refusal = queue.iter().find_map(|args| self.refusal(args));
+        let touched = |(key, seen): &(Key, u64)| self.data.borrow().touched(key) != *seen;
+        if spoiled {
+            write::error(
+                &mut out,
+                "EXECABORT Transaction discarded because of previous errors.",
+            );
+        } else if let Some(refusal) = refusal {
+            write::error(
+                &mut out,
+                &format!("EXECABORT Transaction discarded because of: {refusal}"),
+            );
+        } else if watched.iter().any(touched) {
+            write::null_array(&mut out, resp3);
+        } else {
+            write::array_header(&mut out, queue.len());
+            for args in queue {
+                let reply = self.call(id, parse(&args).spec().name, &args);
+                out.extend_from_slice(&reply);
+            }
+        }
+        out
+    }
+
+    fn end_transaction(&mut self, id: u64) {
+        let connection = self.connection(id);
+        connection.queue = None;
+        connection.spoiled = false;
+        connection.watched.clear();
+    }
+
+    fn block(&mut self, id: u64, name: &str, args: &[Bytes]) -> Answer {
+        let connection = self.connection(id);
+        let (db, resp3) = (connection.db, connection.resp3);
+        let key = |at: usize| (db, args[at].clone());
+        let seconds = |text: &Bytes| std::str::from_utf8(text).unwrap().parse::<f64>().unwrap();
+        let mut none = BytesMut::new();
+        write::null_array(&mut none, resp3);
+        let last = args.len() - 1;
+        let (wish, timeout) = match name {
+            "blpop" | "brpop" => {
+                let keys = (1..last).map(key).collect();
+                let first = name == "blpop";
+                (Wish::Pop { keys, first }, seconds(&args[last]))
+            }
+            "blmove" => {
+                let (from, to) = (key(1), key(2));
+                (Wish::Move { from, to }, seconds(&args[last]))
+            }
+            "xread" => {
+                // XREAD BLOCK millis STREAMS key id
+                let key = key(4);
+                let after = match &args[5][..] {
+                    b"$" => self.data.borrow().newest(&key),
+                    number => seconds(&Bytes::copy_from_slice(
+                        number.split(|byte| *byte == b'-').next().unwrap(),
+                    )) as u64,
+                };
+                (Wish::Read { key, after }, seconds(&args[2]) / 1000.0)
+            }
+            _ => panic!("{name} is not faked"),
+        };
+        let granted = wish.grant(&mut self.data.borrow_mut());
+        if let Some(reply) = granted {
+            self.note_executed(id, args);
+            self.serve_waiters();
+            return Answer::Reply(BytesMut::from(&reply[..]));
+        }
+        let until = (timeout > 0.0).then(|| Instant::now() + Duration::from_secs_f64(timeout));
+        let none = none.freeze();
+        Answer::Block { wish, until, none }
+    }
+
+    /// Who hears a message.
+    fn publish(&mut self, channel: &Bytes, message: &Bytes) -> i64 {
+        let mut heard = 0;
+        for connection in self.connections.values() {
+            let mut out = BytesMut::new();
+            if connection.channels.contains(channel) {
+                write::push_header(&mut out, connection.resp3, 3);
+                write::bulk(&mut out, Some(b"message"));
+                write::bulk(&mut out, Some(channel));
+                write::bulk(&mut out, Some(message));
+                heard += 1;
+            }
+            for pattern in &connection.patterns {
+                if channel.starts_with(pattern.strip_suffix(b"*").unwrap_or(pattern)) {
+                    write::push_header(&mut out, connection.resp3, 4);
+                    write::bulk(&mut out, Some(b"pmessage"));
+                    write::bulk(&mut out, Some(pattern));
+                    write::bulk(&mut out, Some(channel));
+                    write::bulk(&mut out, Some(message));
+                    heard += 1;
+                }
+            }
+            if !out.is_empty() {
+                let _ = connection.out.send(Out::Bytes(out.freeze(), Instant::now()));
+            }
+        }
+        heard
+    }
+
+    fn subscribe(&mut self, id: u64, name: &str, named: &[Bytes], out: &mut BytesMut) {
+        let connection = self.connection(id);
+        let joins = matches!(name, "subscribe" | "psubscribe");
+        let set = match name {
+            "subscribe" | "unsubscribe" => &connection.channels,
+            _ => &connection.patterns,
+        };
+        let mut named: Vec<_> = named.iter().cloned().map(Some).collect();
+        if named.is_empty() {
+            named = set.iter().cloned().map(Some).collect();
+        }
+        if named.is_empty() {
+            named = vec![None];
+        }
+        for channel in named {
+            let set = match name {
+                "subscribe" | "unsubscribe" => &mut connection.channels,
+                _ => &mut connection.patterns,
+            };
+            match &channel {
+                Some(channel) if joins => drop(set.insert(channel.clone())),
+                Some(channel) => drop(set.remove(channel)),
+                None => {}
+            }
+            write::push_header(out, connection.resp3, 3);
+            write::bulk(out, Some(name.as_bytes()));
+            write::bulk(out, channel.as_deref());
+            write::integer(
+                out,
+                (connection.channels.len() + connection.patterns.len()) as i64,
+            );
+        }
+    }
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// What it waits for, if that has come.
+    pub(super) fn grant(&self, data: &mut Data) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        match self {
+            Self::Pop { keys, first } => {
+                let (key, value) = keys.iter().find_map(|key| Some((key, data.pop(key, *first)?)))?;
+                write::array_header(&mut out, 2);
+                write::bulk(&mut out, Some(&key.1));
+                write::bulk(&mut out, Some(&value));
+            }
+            Self::Move { from, to } => {
+                let value = data.pop(from, true)?;
+                data.push(to, value.clone(), false);
+                write::bulk(&mut out, Some(&value));
+            }
+            Self::Read { key, after } => return data.read_stream(key, *after),
+        }
+        Some(out.freeze())
+    }
+}
+
+/// What a RESP2 connection may say while it is subscribed.
+fn may_subscribers(name: &str) -> bool {
+    name.ends_with("subscribe") || matches!(name, "ping" | "quit" | "reset")
+}
