@@ -34,6 +34,9 @@ pub(crate) const REQUEST_SHARED_BYTES: usize = 256 << 10;
 /// Bytes of small requests that one write to a node carries; a larger one has a write of its own.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
 
+/// Empty write buffers that a shared connection keeps.
+pub(crate) const CHUNKS_KEPT: usize = 4;
+
 /// The largest write buffer that a shared connection keeps for its next write.
 pub(crate) const CHUNK_KEEP_BYTES: usize = 128 << 10;
 

@@ -24,8 +24,8 @@ pub(super) struct Outbox {
     first: u64,
     /// How many of `chunks` are wholly written.
     written: usize,
-    /// An empty buffer for the next chunk.
-    spare: Option<Vec<u8>>,
+    /// Empty buffers for the next chunks.
+    spare: Vec<Vec<u8>>,
 }
 
 /// Where a frame, or several side by side, stand.
@@ -57,7 +57,7 @@ impl Outbox {
             _ => false,
         };
         if !open {
-            let bytes = self.spare.take().unwrap_or_default();
+            let bytes = self.spare.pop().unwrap_or_default();
             self.chunks.push_back(Chunk {
                 bytes,
                 since: now,
@@ -122,9 +122,9 @@ impl Outbox {
             let mut bytes = self.chunks.pop_front().expect("just seen").bytes;
             self.written -= 1;
             self.first += 1;
-            if self.spare.is_none() && bytes.capacity() <= limits::CHUNK_KEEP_BYTES {
+            if self.spare.len() < limits::CHUNKS_KEPT && bytes.capacity() <= limits::CHUNK_KEEP_BYTES {
                 bytes.clear();
-                self.spare = Some(bytes);
+                self.spare.push(bytes);
             }
         }
     }
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(outbox.chunks.len(), 1);
         outbox.answered(second);
         assert_eq!(outbox.chunks.len(), 0);
-        assert!(outbox.spare.is_some(), "the buffer is used again");
+        assert!(outbox.spare.len() == 1, "the buffer is used again");
     }
 
     #[test]
