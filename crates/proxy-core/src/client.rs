@@ -131,23 +131,21 @@ impl Client {
         }
     }
 
-    /// The place of the next command, `bytes` long; and whether there is room for another behind it.
-    pub(crate) fn ticket(self: &Rc<Self>, bytes: usize) -> (Ticket, bool) {
+    /// The places of the next `count` commands, together `bytes` long; and whether there is room for more behind.
+    pub(crate) fn ticket(self: &Rc<Self>, count: u64, bytes: usize) -> (Ticket, bool) {
         let state = &mut *self.state.borrow_mut();
         let seq = state.next;
-        state.next += 1;
-        state.in_flight += 1;
+        state.next += count;
+        state.in_flight += count;
         state.in_flight_bytes += bytes;
-        (
-            Ticket {
-                client: Rc::clone(self),
-                seq,
-                count: 1,
-                bytes,
-                wrote: false,
-            },
-            state.has(Wants::Room),
-        )
+        let ticket = Ticket {
+            client: Rc::clone(self),
+            seq,
+            count,
+            bytes,
+            wrote: false,
+        };
+        (ticket, state.has(Wants::Room))
     }
 
     /// The old place of a command that is sent again.
@@ -171,7 +169,7 @@ impl Client {
 
     /// Answers the newest command from here, behind all replies still outstanding.
     pub(crate) fn reply(self: &Rc<Self>, reply: &[u8]) {
-        self.ticket(0).0.deliver(reply);
+        self.ticket(1, 0).0.deliver(reply);
     }
 
     /// Passes on bytes that answer no ticket: a part of a reply, a push. Only while nothing is outstanding.

@@ -84,6 +84,21 @@ enum Turn {
     Close(CloseReason),
 }
 
+/// Commands of one shape that stand side by side in the input and go the same way: they are sent as one.
+struct Group {
+    plan: Plan,
+    shape: Shape,
+    count: u64,
+    start: usize,
+    end: usize,
+}
+
+/// Commands in a [`Group`], so that bounds are looked at often enough.
+const GROUP_COMMANDS: u64 = 64;
+
+/// The longest command that joins a [`Group`].
+const GROUP_BYTES: usize = 512;
+
 /// Why the input was not consumed further.
 enum Stop {
     Dry,
@@ -187,15 +202,21 @@ impl Session {
         let fleet = Rc::clone(&self.door.fleet);
         let topology = fleet.topology();
         let mut used = 0;
+        let mut group: Option<Group> = None;
         while used < input.len() {
             let rest = input.get(used..).unwrap_or_default();
             let frame = match self.scan.advance(rest, &limits) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
-                Err(error) => return (used, Stop::Turn(Turn::Malformed(error))),
+                Err(error) => {
+                    self.send_group(topology.epoch, group.take(), input, now);
+                    return (used, Stop::Turn(Turn::Malformed(error)));
+                }
             };
+            let start = used;
             used += frame.len;
             if frame.shape == RequestShape::Empty {
+                self.send_group(topology.epoch, group.take(), input, now);
                 continue;
             }
             let bytes = rest.get(..frame.len).unwrap_or_default();
@@ -205,6 +226,21 @@ impl Session {
             } else {
                 Plan::Aside
             };
+            let shape = shape_of(&command);
+            if let Some(group) = &mut group
+                && group.plan == plan
+                && group.shape == shape
+                && group.count < GROUP_COMMANDS
+                && frame.len <= GROUP_BYTES
+                && !command.is_http()
+            {
+                group.count += 1;
+                group.end = used;
+                continue;
+            }
+            if !self.send_group(topology.epoch, group.take(), input, now) {
+                return (start, Stop::Full);
+            }
             let turn = match plan {
                 _ if command.is_http() => {
                     // As Redis does: somebody makes a browser speak to us.
@@ -222,20 +258,39 @@ impl Session {
                 // The connection that the session used takes nothing new, and still owes it answers.
                 Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
                 Plan::Primary | Plan::Replica(_) => {
-                    let shape = shape_of(&command);
-                    let (ticket, room) = self.client.ticket(frame.len);
-                    self.route(topology.epoch, plan, shape)
-                        .send(ticket, bytes, shape, now);
-                    if room {
-                        continue;
-                    }
-                    return (used, Stop::Full);
+                    group = Some(Group {
+                        plan,
+                        shape,
+                        count: 1,
+                        start,
+                        end: used,
+                    });
+                    continue;
                 }
             };
             let command = Command::new(Bytes::copy_from_slice(bytes), frame);
             return (used, Stop::Turn(turn(command)));
         }
-        (used, Stop::Dry)
+        let room = self.send_group(topology.epoch, group, input, now);
+        (used, if room { Stop::Dry } else { Stop::Full })
+    }
+
+    /// Sends like commands that stand side by side in `input`. False: there is no room for more behind them.
+    fn send_group(&mut self, epoch: Epoch, group: Option<Group>, input: &[u8], now: Instant) -> bool {
+        let Some(Group {
+            plan,
+            shape,
+            count,
+            start,
+            end,
+        }) = group
+        else {
+            return true;
+        };
+        let frames = input.get(start..end).unwrap_or_default();
+        let (ticket, room) = self.client.ticket(count, frames.len());
+        self.route(epoch, plan, shape).send(ticket, frames, shape, now);
+        room
     }
 
     fn primary_is_open(&self) -> bool {

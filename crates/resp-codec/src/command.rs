@@ -39,7 +39,10 @@ impl<B: AsRef<[u8]>> Command<B> {
         };
         let spec = match &inline {
             Some(inline) => resolve(&inline.text, inline.args.iter().cloned()),
-            None => resolve(frame.as_ref(), Multibulk::new(frame.as_ref(), found.argc)),
+            None => match plain_name(frame.as_ref()).map(CommandSpec::of) {
+                Some(spec) if !spec.is_container() => spec,
+                _ => resolve(frame.as_ref(), Multibulk::new(frame.as_ref(), found.argc)),
+            },
         };
         Self {
             frame,
@@ -159,6 +162,25 @@ impl<B: AsRef<[u8]>> Command<B> {
             }
         }
         false
+    }
+}
+
+/// The name, where it is short and its frame has few arguments: most of the time.
+#[inline]
+fn plain_name(frame: &[u8]) -> Option<&[u8]> {
+    match frame {
+        [
+            b'*',
+            _,
+            b'\r',
+            b'\n',
+            b'$',
+            len @ b'1'..=b'9',
+            b'\r',
+            b'\n',
+            rest @ ..,
+        ] => rest.get(..usize::from(len.wrapping_sub(b'0'))),
+        _ => None,
     }
 }
 

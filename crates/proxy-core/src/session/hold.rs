@@ -45,7 +45,7 @@ impl Session {
                     self.recover().await?;
                 }
                 Ok(plan) => {
-                    let (ticket, _) = self.client.ticket(frame.len());
+                    let (ticket, _) = self.client.ticket(1, frame.len());
                     let epoch = self.door.fleet.topology().epoch;
                     self.route(epoch, plan, shape)
                         .send(ticket, frame, shape, Instant::now());

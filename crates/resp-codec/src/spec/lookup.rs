@@ -58,8 +58,12 @@ const fn subcommands(at: usize) -> u16 {
 
 #[inline]
 pub(super) fn find(name: &[u8]) -> Option<&'static CommandSpec> {
-    let mut slot = hash(name);
     let folded = fold(name);
+    let mut slot = if name.len() < 8 {
+        mix(folded, LOWER, name.len())
+    } else {
+        hash(name)
+    };
     loop {
         let row = usize::from(*INDEX.get(slot % INDEX_LEN)?);
         let spec = TABLE.get(row)?;
@@ -154,18 +158,19 @@ static INDEX: [u16; INDEX_LEN] = {
 /// Equal for names that differ in case alone: bit 5 is all that tells upper from lower.
 #[inline]
 const fn hash(name: &[u8]) -> usize {
-    let (head, tail) = match (name.first_chunk(), name.last_chunk()) {
-        (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
-        _ => {
-            let (mut head, mut rest) = (0, name);
-            while let [byte, more @ ..] = rest {
-                head = head << 8 | *byte as u64;
-                rest = more;
-            }
-            (head, 0)
-        }
-    };
-    let folded = (head | LOWER) ^ (tail | LOWER).rotate_left(29) ^ name.len() as u64;
+    match (name.first_chunk(), name.last_chunk()) {
+        (Some(head), Some(tail)) => mix(
+            u64::from_le_bytes(*head) | LOWER,
+            u64::from_le_bytes(*tail) | LOWER,
+            name.len(),
+        ),
+        _ => mix(fold(name), LOWER, name.len()),
+    }
+}
+
+#[inline]
+const fn mix(head: u64, tail: u64, len: usize) -> usize {
+    let folded = head ^ tail.rotate_left(29) ^ len as u64;
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
 }
 
