@@ -12,7 +12,7 @@ use crate::limits::RequestLimits;
 
 /// Finds the end of one request in a buffer that grows.
 ///
-/// Most requests are small and come whole: those are read in one go, see [`plain`]. Holds a few numbers, whatever a header announces.
+/// Most requests are small and come whole: those are read in one go. Holds a few numbers, whatever a header announces.
 #[derive(Debug, Default)]
 pub struct RequestScan {
     stage: Stage,
