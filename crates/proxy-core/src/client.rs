@@ -136,27 +136,21 @@ impl Client {
         let state = &mut *self.state.borrow_mut();
         let seq = state.next;
         state.next += count;
-        state.in_flight += count;
-        state.in_flight_bytes += bytes;
-        let ticket = Ticket {
-            client: Rc::clone(self),
-            seq,
-            count,
-            bytes,
-            wrote: false,
-        };
-        (ticket, state.has(Wants::Room))
+        (self.issue(state, seq, count, bytes), state.has(Wants::Room))
     }
 
     /// The old place of a command that is sent again.
     pub(crate) fn ticket_again(self: &Rc<Self>, seq: u64, bytes: usize) -> Ticket {
-        let state = &mut *self.state.borrow_mut();
-        state.in_flight += 1;
+        self.issue(&mut self.state.borrow_mut(), seq, 1, bytes)
+    }
+
+    fn issue(self: &Rc<Self>, state: &mut State, seq: u64, count: u64, bytes: usize) -> Ticket {
+        state.in_flight += count;
         state.in_flight_bytes += bytes;
         Ticket {
             client: Rc::clone(self),
             seq,
-            count: 1,
+            count,
             bytes,
             wrote: false,
         }
