@@ -11,6 +11,7 @@ pub mod process;
 pub mod proxy;
 pub mod reply;
 pub mod servers;
+pub mod sim;
 pub mod wait;
 
 pub use client::{Broken, Client};

@@ -1,12 +1,5 @@
-//! A world in memory: fake nodes, the real proxy, plain clients; one runtime, paused time.
+//! The whole proxy in the simulator's world, its topologies published by hand.
 
-pub(crate) mod client;
-mod commands;
-mod connection;
-mod data;
-pub(crate) mod network;
-pub(crate) mod node;
-pub(crate) mod reply;
-pub(crate) mod rng;
-mod state;
+pub(crate) use testkit::sim::{client, network, node, reply, rng};
+
 pub(crate) mod world;

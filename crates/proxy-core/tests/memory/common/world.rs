@@ -1,14 +1,12 @@
 //! The whole proxy between plain clients and two fake nodes, on one runtime whose clock only moves while nobody has
 //! anything to do.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use prometheus::proto::MetricFamily;
 use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
 use sentinel_watcher::{
@@ -19,8 +17,10 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
+use testkit::sim::data::Data;
+use testkit::sim::task::{panics, spawn};
+
 use super::client::Client;
-use super::data::Data;
 use super::network::{Door, Network, WINDOW_BYTES};
 use super::node::{Node, Temper};
 
@@ -42,11 +42,6 @@ pub(crate) struct World {
     publisher: RefCell<TopologyPublisher>,
     shard: RefCell<Shard>,
     hints: RefCell<HintReceiver>,
-}
-
-thread_local! {
-    /// Tasks of the present test that panicked.
-    static PANICS: Cell<u32> = const { Cell::new(0) };
 }
 
 const POLICIES: [ReadPolicy; 4] = [
@@ -104,16 +99,6 @@ fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
     };
     change(&mut settings);
     settings
-}
-
-/// The one place where these worlds start tasks. One that panics fails its test.
-#[expect(clippy::disallowed_methods, reason = "this is the seam")]
-pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) {
-    tokio::task::spawn_local(async {
-        if AssertUnwindSafe(future).catch_unwind().await.is_err() {
-            PANICS.set(PANICS.get() + 1);
-        }
-    });
 }
 
 /// Lets everything that can happen now happen.
@@ -292,7 +277,7 @@ impl World {
         self.a.thaw();
         self.b.thaw();
         sleep(Duration::from_secs(30)).await;
-        assert_eq!(PANICS.take(), 0, "the world itself is broken");
+        assert_eq!(panics(), 0, "the world itself is broken");
         assert_eq!(self.handle.clients(), 0, "sessions outlive their clients");
         assert_eq!(self.metric("slipring_session_panics_total", ""), 0.0);
         assert_eq!(self.metric("slipring_held_commands", ""), 0.0);

@@ -12,11 +12,11 @@ use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
 
 /// Bytes that a connection takes before its reader has seen any, in each direction.
-pub(crate) const WINDOW_BYTES: usize = 64 << 10;
+pub const WINDOW_BYTES: usize = 64 << 10;
 
 /// Everything that the proxy can dial.
 #[derive(Clone, Default)]
-pub(crate) struct Network(Arc<Mutex<BTreeMap<HostPort, Host>>>);
+pub struct Network(Arc<Mutex<BTreeMap<HostPort, Host>>>);
 
 struct Host {
     manner: Manner,
@@ -25,7 +25,8 @@ struct Host {
 
 /// What becomes of a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub enum Manner {
+    /// Somebody listens.
     Accept,
     /// Nobody listens.
     Refuse,
@@ -35,7 +36,7 @@ pub(crate) enum Manner {
 
 /// A listening socket, shared by all workers.
 #[derive(Clone, Default)]
-pub(crate) struct Door(Arc<Mutex<Knocks>>);
+pub struct Door(Arc<Mutex<Knocks>>);
 
 #[derive(Default)]
 struct Knocks {
@@ -49,14 +50,15 @@ struct Knock(DuplexStream);
 
 impl Network {
     /// Opens `address`; what is dialled there comes out of the answer.
-    pub(crate) fn open(&self, address: &HostPort) -> mpsc::UnboundedReceiver<DuplexStream> {
+    pub fn open(&self, address: &HostPort) -> mpsc::UnboundedReceiver<DuplexStream> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let manner = Manner::Accept;
         self.hosts().insert(address.clone(), Host { manner, connections });
         accepted
     }
 
-    pub(crate) fn set(&self, address: &HostPort, manner: Manner) {
+    /// What becomes of dials from now on.
+    pub fn set(&self, address: &HostPort, manner: Manner) {
         self.hosts().get_mut(address).expect("an open address").manner = manner;
     }
 
@@ -96,7 +98,7 @@ impl Dial for Network {
 
 impl Door {
     /// A client's end of a fresh connection, which takes `window` bytes in each direction.
-    pub(crate) fn knock(&self, window: usize) -> DuplexStream {
+    pub fn knock(&self, window: usize) -> DuplexStream {
         let (near, far) = duplex(window);
         let mut knocks = self.0.lock().unwrap();
         knocks.waiting.push_back(far);

@@ -40,12 +40,15 @@ pub(super) struct Rule {
 
 /// A command as it came, or as it was executed.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
-    pub(crate) connection: u64,
-    pub(crate) user: String,
-    pub(crate) db: u32,
+pub struct Line {
+    /// Which connection it came over.
+    pub connection: u64,
+    /// As whom.
+    pub user: String,
+    /// In which database.
+    pub db: u32,
     /// Its words, the first 200 bytes of them.
-    pub(crate) text: String,
+    pub text: String,
 }
 
 /// One client's connection.

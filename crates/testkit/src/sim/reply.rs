@@ -6,7 +6,7 @@ use resp_codec::{Progress, ReplyScan};
 ///
 /// # Panics
 /// If it is not exactly one.
-pub(crate) fn show(frame: &[u8]) -> String {
+pub fn show(frame: &[u8]) -> String {
     match ReplyScan::default().feed(frame) {
         Ok(Progress::Complete { used, .. }) if used == frame.len() => {}
         other => panic!("{other:?} in {:?}", String::from_utf8_lossy(frame)),

@@ -6,11 +6,11 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::write;
 
 /// Database and name.
-pub(crate) type Key = (u32, Bytes);
+pub type Key = (u32, Bytes);
 
 /// The keys of all databases. Nodes that replicate from each other share one, until they are told apart.
 #[derive(Clone, Default)]
-pub(crate) struct Data {
+pub struct Data {
     keys: BTreeMap<Key, Value>,
     /// When a key was last touched, for WATCH.
     touched: BTreeMap<Key, u64>,
@@ -30,33 +30,37 @@ const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong ki
 // === impl Data ===
 
 impl Data {
-    pub(crate) fn text(&self, db: u32, key: &str) -> Option<Bytes> {
+    /// What a key holds, where that is text.
+    pub fn text(&self, db: u32, key: &str) -> Option<Bytes> {
         match self.keys.get(&(db, Bytes::copy_from_slice(key.as_bytes())))? {
             Value::Text(text) => Some(text.clone()),
             _ => None,
         }
     }
 
-    pub(crate) fn list(&self, db: u32, key: &str) -> Vec<Bytes> {
+    /// What a key holds, where that is a list.
+    pub fn list(&self, db: u32, key: &str) -> Vec<Bytes> {
         match self.keys.get(&(db, Bytes::copy_from_slice(key.as_bytes()))) {
             Some(Value::List(list)) => list.iter().cloned().collect(),
             _ => Vec::new(),
         }
     }
 
-    pub(crate) fn set(&mut self, db: u32, key: &str, value: &[u8]) {
+    /// Puts a text.
+    pub fn set(&mut self, db: u32, key: &str, value: &[u8]) {
         let key = (db, Bytes::copy_from_slice(key.as_bytes()));
         self.keys
             .insert(key.clone(), Value::Text(Bytes::copy_from_slice(value)));
         self.touch(&key);
     }
 
-    pub(crate) fn touched(&self, key: &Key) -> u64 {
+    /// When a key was last touched; 0 for never.
+    pub fn touched(&self, key: &Key) -> u64 {
         self.touched.get(key).copied().unwrap_or_default()
     }
 
     /// The reply to a command upon keys. `None`: no such command.
-    pub(crate) fn apply(&mut self, db: u32, resp3: bool, args: &[Bytes]) -> Option<BytesMut> {
+    pub fn apply(&mut self, db: u32, resp3: bool, args: &[Bytes]) -> Option<BytesMut> {
         let mut out = BytesMut::new();
         let name = args[0].to_ascii_lowercase();
         let key = (db, args.get(1).cloned().unwrap_or_default());
@@ -127,7 +131,7 @@ impl Data {
     }
 
     /// Takes the first or last element of a list.
-    pub(crate) fn pop(&mut self, key: &Key, first: bool) -> Option<Bytes> {
+    pub fn pop(&mut self, key: &Key, first: bool) -> Option<Bytes> {
         if !matches!(self.keys.get(key), Some(Value::List(_))) {
             return None;
         }
@@ -140,7 +144,8 @@ impl Data {
         value
     }
 
-    pub(crate) fn push(&mut self, key: &Key, value: Bytes, first: bool) {
+    /// Puts a value first or last into a list.
+    pub fn push(&mut self, key: &Key, value: Bytes, first: bool) {
         let list = self.list_mut(key);
         if first {
             list.push_front(value);
@@ -151,7 +156,7 @@ impl Data {
     }
 
     /// XREAD's reply with what a stream has past `after`, where it has something.
-    pub(crate) fn read_stream(&self, key: &Key, after: u64) -> Option<Bytes> {
+    pub fn read_stream(&self, key: &Key, after: u64) -> Option<Bytes> {
         let Some(Value::Stream(entries)) = self.keys.get(key) else {
             return None;
         };
@@ -174,7 +179,7 @@ impl Data {
     }
 
     /// The number of a stream's newest entry.
-    pub(crate) fn newest(&self, key: &Key) -> u64 {
+    pub fn newest(&self, key: &Key) -> u64 {
         match self.keys.get(key) {
             Some(Value::Stream(entries)) => entries.last().map_or(0, |(number, _)| *number),
             _ => 0,

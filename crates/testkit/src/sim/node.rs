@@ -18,12 +18,14 @@ use super::connection;
 use super::data::Data;
 use super::network::{Manner, Network};
 use super::reply::show;
-use super::state::{Connection, Line, Out, Rule, State, Step, Waiter};
-use super::world::spawn;
+use super::state::{Connection, Out, Rule, State, Step, Waiter};
+
+pub use super::state::Line;
+use super::task::spawn;
 
 /// One process. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Node(Rc<Process>);
+pub struct Node(Rc<Process>);
 
 struct Process {
     address: HostPort,
@@ -36,7 +38,8 @@ struct Process {
 
 /// What it takes from its clients now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Temper {
+pub enum Temper {
+    /// Takes everything.
     Primary,
     /// Refuses writes.
     Replica,
@@ -50,7 +53,7 @@ pub(crate) enum Temper {
 
 /// What happens to a command that a script names.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The connection breaks and the command is not executed.
     CutBefore,
     /// It is executed, and the connection breaks before its reply.
@@ -69,7 +72,7 @@ pub(crate) enum Fault {
 
 impl Node {
     /// Starts it, as a primary, on `data`.
-    pub(crate) fn start(network: &Network, address: HostPort, data: Rc<RefCell<Data>>) -> Self {
+    pub fn start(network: &Network, address: HostPort, data: Rc<RefCell<Data>>) -> Self {
         let mut accepted = network.open(&address);
         let state = State {
             data,
@@ -100,21 +103,23 @@ impl Node {
         node
     }
 
-    pub(crate) fn address(&self) -> &HostPort {
+    /// Where it listens.
+    pub fn address(&self) -> &HostPort {
         &self.0.address
     }
 
     /// The next command whose words start with `prefix` meets `fault`.
-    pub(crate) fn once(&self, prefix: &str, fault: Fault) {
+    pub fn once(&self, prefix: &str, fault: Fault) {
         self.rule(prefix, fault, 1);
     }
 
     /// Every command whose words start with `prefix` meets `fault`, until [`Self::forgive`].
-    pub(crate) fn always(&self, prefix: &str, fault: Fault) {
+    pub fn always(&self, prefix: &str, fault: Fault) {
         self.rule(prefix, fault, usize::MAX);
     }
 
-    pub(crate) fn forgive(&self) {
+    /// No command meets a fault any more.
+    pub fn forgive(&self) {
         self.state().rules.clear();
     }
 
@@ -124,7 +129,7 @@ impl Node {
     }
 
     /// Makes it primary, replica, or neither yet. A primary that is demoted lets blocked clients go, as Redis does.
-    pub(crate) fn become_a(&self, temper: Temper) {
+    pub fn become_a(&self, temper: Temper) {
         self.state().temper = temper;
         if temper == Temper::Replica {
             for waiter in std::mem::take(&mut self.state().waiters) {
@@ -136,20 +141,20 @@ impl Node {
     }
 
     /// From here on its keys are its own: what it is told is not replicated any more.
-    pub(crate) fn part(&self) {
+    pub fn part(&self) {
         let copy = self.state().data.borrow().clone();
         self.state().data = Rc::new(RefCell::new(copy));
     }
 
     /// It becomes a replica of `primary`, and has all that that has at once.
-    pub(crate) fn follow(&self, primary: &Self) {
+    pub fn follow(&self, primary: &Self) {
         let data = Rc::clone(&primary.state().data);
         self.state().data = data;
         self.become_a(Temper::Replica);
     }
 
     /// Breaks all connections.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.state()
             .connections
             .values()
@@ -157,96 +162,99 @@ impl Node {
     }
 
     /// The process dies.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.dials(Manner::Refuse);
         self.cut();
     }
 
     /// What becomes of dials.
-    pub(crate) fn dials(&self, manner: Manner) {
+    pub fn dials(&self, manner: Manner) {
         self.0.network.set(&self.0.address, manner);
     }
 
     /// SIGSTOP: connections are taken, bytes are taken, nothing happens.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.0.frozen.send_replace(true);
     }
 
     /// SIGCONT: what has come meanwhile is executed.
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.0.frozen.send_replace(false);
     }
 
     /// How long commands travel, and how long replies.
-    pub(crate) fn latency(&self, there: Duration, back: Duration) {
+    pub fn latency(&self, there: Duration, back: Duration) {
         self.0.latency.set((there, back));
     }
 
     /// From here on `user` has a password; "default" has none until then.
-    pub(crate) fn require(&self, user: &str, password: &str) {
+    pub fn require(&self, user: &str, password: &str) {
         self.state().users.insert(user.to_owned(), password.to_owned());
     }
 
     /// Commands that came and start with `prefix`.
-    pub(crate) fn received(&self, prefix: &str) -> Vec<Line> {
+    pub fn received(&self, prefix: &str) -> Vec<Line> {
         lines(&self.state().received, prefix)
     }
 
     /// Every command as its bytes came.
-    pub(crate) fn frames(&self) -> Vec<Bytes> {
+    pub fn frames(&self) -> Vec<Bytes> {
         self.state().frames.clone()
     }
 
     /// Commands that were executed and start with `prefix`.
-    pub(crate) fn executed(&self, prefix: &str) -> Vec<Line> {
+    pub fn executed(&self, prefix: &str) -> Vec<Line> {
         lines(&self.state().executed, prefix)
     }
 
     /// Connections opened so far.
-    pub(crate) fn opened(&self) -> u64 {
+    pub fn opened(&self) -> u64 {
         self.state().opened
     }
 
     /// Connections open now.
-    pub(crate) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.state().connections.len()
     }
 
     /// Clients blocked now.
-    pub(crate) fn blocked(&self) -> usize {
+    pub fn blocked(&self) -> usize {
         self.state().waiters.len()
     }
 
     /// Clients subscribed now.
-    pub(crate) fn subscribers(&self) -> usize {
+    pub fn subscribers(&self) -> usize {
         let state = self.state();
         let all = state.connections.values();
         all.filter(|connection| connection.is_subscribed()).count()
     }
 
     /// What its clients did that no client may do.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    pub fn complaints(&self) -> Vec<String> {
         self.state().complaints.clone()
     }
 
-    pub(crate) fn text(&self, key: &str) -> Option<String> {
+    /// What a key of database 0 holds, where that is text.
+    pub fn text(&self, key: &str) -> Option<String> {
         let text = self.state().data.borrow().text(0, key)?;
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 
-    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+    /// What a key of database 0 holds, where that is a list.
+    pub fn list(&self, key: &str) -> Vec<String> {
         let list = self.state().data.borrow().list(0, key);
         list.iter()
             .map(|value| String::from_utf8_lossy(value).into_owned())
             .collect()
     }
 
-    pub(crate) fn put(&self, key: &str, value: &[u8]) {
+    /// Puts a text into database 0.
+    pub fn put(&self, key: &str, value: &[u8]) {
         self.state().data.borrow_mut().set(0, key, value);
     }
 
     /// Somebody else's command, over a connection that is not the proxy's.
-    pub(crate) fn run(&self, line: &str) -> String {
+    pub fn run(&self, line: &str) -> String {
         let mut args = line
             .split_whitespace()
             .map(|word| Bytes::copy_from_slice(word.as_bytes()));

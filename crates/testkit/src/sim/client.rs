@@ -12,7 +12,8 @@ use super::reply::show;
 /// How long a client waits for anything, in the world's time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(crate) struct Client {
+/// One client's end of a connection.
+pub struct Client {
     io: DuplexStream,
     input: BytesMut,
     scan: ReplyScan,
@@ -20,7 +21,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(io: DuplexStream) -> Self {
+    /// A client on `io`, which has said nothing yet.
+    pub fn new(io: DuplexStream) -> Self {
         Self {
             io,
             input: BytesMut::new(),
@@ -30,7 +32,7 @@ impl Client {
     }
 
     /// Sends the commands of `line`, which `; ` parts, in one write.
-    pub(crate) async fn send(&mut self, line: &str) {
+    pub async fn send(&mut self, line: &str) {
         let mut out = BytesMut::new();
         for command in line.split("; ") {
             let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
@@ -40,13 +42,14 @@ impl Client {
     }
 
     /// Sends one command of any bytes.
-    pub(crate) async fn send_words(&mut self, words: &[&[u8]]) {
+    pub async fn send_words(&mut self, words: &[&[u8]]) {
         let mut out = BytesMut::new();
         write::command(&mut out, words);
         self.send_bytes(&out).await;
     }
 
-    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+    /// Sends any bytes in one write.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
         let written = timeout(PATIENCE, self.io.write_all(bytes)).await;
         written
             .expect("the proxy reads")
@@ -54,13 +57,13 @@ impl Client {
     }
 
     /// Sends commands and shows their replies, in brackets of their own: `+OK`, `:1 text`.
-    pub(crate) async fn ask(&mut self, line: &str) -> String {
+    pub async fn ask(&mut self, line: &str) -> String {
         self.send(line).await;
         self.replies(line.split("; ").count()).await
     }
 
     /// So many replies, shown.
-    pub(crate) async fn replies(&mut self, count: usize) -> String {
+    pub async fn replies(&mut self, count: usize) -> String {
         let mut shown = Vec::new();
         for _ in 0..count {
             shown.push(self.reply().await);
@@ -69,12 +72,12 @@ impl Client {
     }
 
     /// The next reply, shown.
-    pub(crate) async fn reply(&mut self) -> String {
+    pub async fn reply(&mut self) -> String {
         show(&self.frame().await)
     }
 
     /// The next reply.
-    pub(crate) async fn frame(&mut self) -> Bytes {
+    pub async fn frame(&mut self) -> Bytes {
         match timeout(PATIENCE, self.frame_or_end()).await {
             Ok(Some(frame)) => frame,
             Ok(None) => panic!("closed in place of a reply, after {}", shorten(&self.input)),
@@ -83,7 +86,7 @@ impl Client {
     }
 
     /// The next reply, or `None` where the connection has ended.
-    pub(crate) async fn frame_or_end(&mut self) -> Option<Bytes> {
+    pub async fn frame_or_end(&mut self) -> Option<Bytes> {
         loop {
             let fresh = &self.input[self.scanned..];
             match self.scan.feed(fresh).expect("the proxy sends RESP") {
@@ -101,14 +104,14 @@ impl Client {
     }
 
     /// Nothing comes for `long`.
-    pub(crate) async fn hears_nothing_for(&mut self, long: Duration) {
+    pub async fn hears_nothing_for(&mut self, long: Duration) {
         if let Ok(frame) = timeout(long, self.frame_or_end()).await {
             panic!("{:?} came", frame.as_deref().map(shorten));
         }
     }
 
     /// The connection ends, and nothing whole comes before.
-    pub(crate) async fn is_closed(&mut self) {
+    pub async fn is_closed(&mut self) {
         match timeout(PATIENCE, self.frame_or_end()).await {
             Ok(None) => {}
             Ok(Some(frame)) => panic!("{} came in place of the end", shorten(&frame)),

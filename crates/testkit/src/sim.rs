@@ -1,0 +1,18 @@
+//! A world in memory: fake nodes, a network, plain clients; one thread, paused time.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a world that panics fails its test"
+)]
+
+pub mod client;
+mod commands;
+mod connection;
+pub mod data;
+pub mod network;
+pub mod node;
+pub mod reply;
+pub mod rng;
+mod state;
+pub mod task;
