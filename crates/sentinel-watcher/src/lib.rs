@@ -13,6 +13,7 @@ mod hint;
 mod limits;
 mod link;
 mod machine;
+mod signal;
 mod task;
 mod topology;
 mod verify;
@@ -26,6 +27,7 @@ pub use health::{
     Failover, FailoverCounts, FailoverKind, Health, HealthFeed, ReplicaHealth, SentinelHealth, SentinelState,
 };
 pub use hint::{Hint, HintReceiver, HintSender, Suspicion, hints};
+pub use signal::{Signal, SignalFeed};
 pub use topology::{
     Epoch, HostPort, HostPortError, Phase, Primary, Replica, Shard, Topology, TopologyFeed, TopologyPublisher,
 };

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::watch;
+
+use crate::signal::{Signal, SignalFeed};
 
 /// Where a node listens: a host name or IP address, and a TCP port.
 ///
@@ -93,14 +94,14 @@ pub struct Topology {
 #[derive(Clone, Debug)]
 pub struct TopologyFeed {
     current: Arc<ArcSwap<Topology>>,
-    epoch: watch::Receiver<Epoch>,
+    news: SignalFeed,
 }
 
 /// The one writer behind all [`TopologyFeed`]s of a master.
 #[derive(Debug)]
 pub struct TopologyPublisher {
     current: Arc<ArcSwap<Topology>>,
-    epoch: watch::Sender<Epoch>,
+    news: Signal,
 }
 
 // === impl Topology ===
@@ -155,9 +156,7 @@ impl TopologyFeed {
     /// Waits until a topology is published that this feed has not waited for yet. Pending for ever once the
     /// publisher is gone: the last good topology serves.
     pub async fn changed(&mut self) {
-        if self.epoch.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.news.changed().await;
     }
 }
 
@@ -169,16 +168,14 @@ impl TopologyPublisher {
     pub fn new(master: Arc<str>) -> (Self, TopologyFeed) {
         let first = Topology::single(Epoch(0), master, Shard::unknown());
         let current = Arc::new(ArcSwap::from_pointee(first));
-        let (sender, receiver) = watch::channel(Epoch(0));
+        let signal = Signal::default();
+        let news = signal.listen();
         (
             Self {
                 current: Arc::clone(&current),
-                epoch: sender,
+                news: signal,
             },
-            TopologyFeed {
-                current,
-                epoch: receiver,
-            },
+            TopologyFeed { current, news },
         )
     }
 
@@ -188,7 +185,7 @@ impl TopologyPublisher {
         let epoch = Epoch(last.epoch.0 + 1);
         self.current
             .store(Arc::new(Topology::single(epoch, Arc::clone(&last.master), shard)));
-        self.epoch.send_replace(epoch);
+        self.news.raise();
         epoch
     }
 

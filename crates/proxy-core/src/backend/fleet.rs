@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use resp_codec::write;
 use sentinel_watcher::{
-    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Shard, Suspicion, Topology, TopologyFeed,
+    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Shard, Signal, SignalFeed, Suspicion, Topology,
+    TopologyFeed,
 };
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::backend::conn::ConnectError;
@@ -38,7 +38,7 @@ pub(crate) struct FleetParts {
 pub(crate) struct Fleet {
     parts: FleetParts,
     topology: RefCell<Arc<Topology>>,
-    applied: watch::Sender<Epoch>,
+    applied: Signal,
     nodes: RefCell<BTreeMap<NodeKey, NodeBackends>>,
     settling_until: Rc<Cell<Option<Instant>>>,
     /// The primary answers NOAUTH to nobody.
@@ -60,11 +60,10 @@ impl Fleet {
         // Nothing is known until `follow` applies it, which has consequences.
         let topology = Topology::single(Epoch(0), Arc::clone(&feed.load().master), Shard::unknown());
         let topology = Arc::new(topology);
-        let (applied, _) = watch::channel(topology.epoch);
         Rc::new(Self {
             parts,
             topology: RefCell::new(topology),
-            applied,
+            applied: Signal::default(),
             nodes: RefCell::new(BTreeMap::new()),
             settling_until: Rc::new(Cell::new(None)),
             auth_required: Cell::new(false),
@@ -86,8 +85,8 @@ impl Fleet {
     }
 
     /// Learns of every topology that this worker acts on.
-    pub(crate) fn applied(&self) -> watch::Receiver<Epoch> {
-        self.applied.subscribe()
+    pub(crate) fn applied(&self) -> SignalFeed {
+        self.applied.listen()
     }
 
     /// Which master.
@@ -234,7 +233,6 @@ impl Fleet {
     }
 
     fn apply(self: &Rc<Self>, newest: Arc<Topology>) {
-        let epoch = newest.epoch;
         let before = std::mem::replace(&mut *self.topology.borrow_mut(), newest);
         let gone = {
             let topology = self.topology();
@@ -262,7 +260,7 @@ impl Fleet {
                 backend.fence();
             }
         }
-        self.applied.send_replace(epoch);
+        self.applied.raise();
     }
 
     /// Finds out what the primary grants to nobody.

@@ -94,7 +94,7 @@ impl Session {
                 biased;
                 output = &mut work => return Ok(Some(output)),
                 close = self.broken() => return Err(close),
-                _ = applied.changed() => {}
+                () = applied.changed() => {}
             }
         }
         Ok(None)

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use resp_codec::Command;
-use sentinel_watcher::Epoch;
-use tokio::sync::watch;
+use sentinel_watcher::SignalFeed;
 use tokio::time::Instant;
 
 use super::{Close, Session, shape_of};
@@ -229,14 +228,10 @@ impl Session {
     }
 
     /// Waits for another topology until `until`; false if none came.
-    pub(super) async fn changed(
-        &mut self,
-        applied: &mut watch::Receiver<Epoch>,
-        until: Instant,
-    ) -> Result<bool, Close> {
+    pub(super) async fn changed(&mut self, applied: &mut SignalFeed, until: Instant) -> Result<bool, Close> {
         tokio::select! {
             biased;
-            _ = applied.changed() => Ok(true),
+            () = applied.changed() => Ok(true),
             close = self.gone() => Err(close),
             () = tokio::time::sleep_until(until) => Ok(false),
         }

@@ -67,7 +67,7 @@ impl Session {
                 tokio::select! {
                     biased;
                     command = self.read_command(true) => break command?,
-                    _ = applied.changed() => self.leave_former(&mut stay),
+                    () = applied.changed() => self.leave_former(&mut stay),
                 }
             };
         }
@@ -314,7 +314,7 @@ impl Session {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
                 close = self.gone_or_broken(call.unblocks) => return Err(close),
-                _ = applied.changed() => {
+                () = applied.changed() => {
                     self.follow_topology(stay, call).await?;
                     continue;
                 }

@@ -255,7 +255,7 @@ impl Session {
                     Ok(arrival) => self.pass_on(stream, arrival)?,
                     Err(_) => return Ok(Flow::Lost),
                 },
-                _ = applied.changed() => {}
+                () = applied.changed() => {}
                 () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         }
