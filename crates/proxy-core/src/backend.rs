@@ -21,6 +21,7 @@ use crate::backend::lease::{Budget, Lease, LeaseError, LeasePool, NodeManager};
 use crate::backend::mux::Mux;
 use crate::backend::profile::{Profile, Resp};
 use crate::client::Shape;
+use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
 use crate::settings::Settings;
@@ -48,6 +49,9 @@ pub(crate) struct Link {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     /// Until when a new primary's lack of replicas is waited out.
     pub(crate) settling_until: Rc<Cell<Option<Instant>>>,
+    pub(crate) timeline: Arc<Timeline>,
+    /// A new primary that has not answered a write yet.
+    pub(crate) unwritten: Cell<bool>,
 }
 
 /// One node under one Profile.
@@ -102,6 +106,20 @@ impl Link {
     pub(crate) fn account(&self, shape: Shape, class: Class, outcome: Outcome, elapsed: Duration) {
         self.cells.command(shape.command, outcome);
         self.cells.command_durations(class, elapsed, 1);
+        if shape.writes && outcome == Outcome::Ok && self.unwritten.get() {
+            self.note_write(Instant::now());
+        }
+    }
+
+    /// A write has been answered: the first one of a primary belongs to the timeline.
+    #[inline]
+    pub(crate) fn note_write(&self, at: Instant) {
+        if self.unwritten.get() {
+            self.unwritten.set(false);
+            if let Some(term) = self.node.term {
+                self.timeline.wrote(term, at);
+            }
+        }
     }
 
     /// Counts a command whose outcome nobody knows.

@@ -4,6 +4,7 @@ mod backend;
 mod client;
 mod door;
 mod error;
+mod failover;
 mod limits;
 mod metrics;
 mod net;
@@ -13,9 +14,10 @@ mod session;
 mod settings;
 mod task;
 
+pub use failover::{FailoverRecord, Field, Timeline};
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
-    Outcome, RefuseReason, ResendReason, Side,
+    Outcome, RefuseReason, ResendReason, Side, Tally,
 };
 pub use net::{Accepted, Incoming, Listen, TcpDial, TcpListen};
 pub use server::{Handle, Listener, Upstream, Worker, build};

@@ -60,5 +60,8 @@ pub(crate) const BACKEND_IDLE_SECS: u64 = 60;
 /// Pause between two attempts of a command that a node refused or could not be reached for: first and longest.
 pub(crate) const RETRY_PAUSE_MS: (u64, u64) = (5, 100);
 
+/// Failovers of a master that are remembered; older ones are forgotten.
+pub(crate) const FAILOVERS_KEPT: usize = 64;
+
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 100;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 pub use cells::{Cells, NodeCells};
 pub use family::Family;
+pub use gather::Tally;
 pub use labels::{
     CloseReason, ConnectionKind, Counter, Gauge, LeaseReason, NodeRole, Outcome, RefuseReason, ResendReason,
     Side,

@@ -26,6 +26,7 @@ use crate::backend::fleet::{Fleet, FleetParts};
 use crate::client::{Client, Order};
 use crate::door::{Census, Door, WorkerState};
 use crate::error::Error;
+use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
 use crate::net::{Accepted, Listen};
@@ -85,6 +86,7 @@ struct Shared {
 struct SharedUpstream {
     upstream: Upstream,
     census: Arc<Census>,
+    timeline: Arc<Timeline>,
 }
 
 /// A client accepted elsewhere, for the least loaded worker.
@@ -132,14 +134,19 @@ pub fn build(
     let (draining, drained) = watch::channel(false);
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..workers).map(|_| mpsc::channel(ADOPTIONS_WAITING)).unzip();
-    let census = |upstream| SharedUpstream {
-        upstream,
-        census: Arc::default(),
+    let metrics = Metrics::new(workers, masters, addresses);
+    let share = |(number, upstream): (usize, Upstream)| {
+        let (master, health) = (Arc::clone(&upstream.master), upstream.health.clone());
+        SharedUpstream {
+            upstream,
+            census: Arc::default(),
+            timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
+        }
     };
     let shared = Arc::new(Shared {
-        metrics: Metrics::new(workers, masters, addresses),
+        upstreams: upstreams.into_iter().enumerate().map(share).collect(),
+        metrics,
         settings: Settings { workers, ..settings },
-        upstreams: upstreams.into_iter().map(census).collect(),
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         inboxes,
         draining: drained,
@@ -184,6 +191,13 @@ impl Handle {
     #[must_use]
     pub fn clients(&self) -> usize {
         self.shared.clients()
+    }
+
+    /// The failovers of each master, in the order of the upstreams. Each is to be [followed](Timeline::follow).
+    #[must_use]
+    pub fn timelines(&self) -> Vec<Arc<Timeline>> {
+        let upstreams = self.shared.upstreams.iter();
+        upstreams.map(|upstream| Arc::clone(&upstream.timeline)).collect()
     }
 
     /// What all workers count.
@@ -288,8 +302,8 @@ impl Running {
             held_bytes: Arc::clone(&shared.held_bytes),
             pulse: Cell::new(Instant::now()),
         });
-        let fleet = |(number, upstream): (usize, &SharedUpstream)| {
-            let upstream = &upstream.upstream;
+        let fleet = |(number, shared): (usize, &SharedUpstream)| {
+            let upstream = &shared.upstream;
             let parts = FleetParts {
                 upstream: number,
                 settings: Rc::clone(&settings),
@@ -298,6 +312,7 @@ impl Running {
                 health: upstream.health.clone(),
                 cells: Arc::clone(&cells),
                 scratch: Rc::clone(&state.scratch),
+                timeline: Arc::clone(&shared.timeline),
             };
             let fleet = Fleet::new(parts, &upstream.feed);
             crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::topology::HostPort;
+use crate::topology::{Epoch, HostPort};
 
 /// How the watching goes. Topologies say who is primary; this says how well it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +25,9 @@ pub struct Health {
     pub problem: Option<String>,
     /// Switches seen since the start, by kind.
     pub failovers: FailoverCounts,
-    /// The last switch.
+    /// The one that goes on now; unconfirmed, it goes on while commands flow again.
+    pub failover: Option<Failover>,
+    /// The last one that ended.
     pub last_failover: Option<Failover>,
 }
 
@@ -89,23 +92,47 @@ pub enum FailoverKind {
     Manual,
 }
 
-/// One switch. Durations count from the first sign of it.
+/// One switch, or what looked like one. Durations count from its first sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failover {
-    /// What made it.
+    /// Counts them since the start, so that one can be told from another.
+    pub number: u64,
+    /// When the first sign came: commands wait from then on.
+    pub began: Instant,
+    /// What was seen first.
+    pub sign: &'static str,
+    /// What made it, as far as is known yet.
     pub kind: FailoverKind,
     /// The old primary.
     pub from: HostPort,
-    /// The new one.
-    pub to: HostPort,
-    /// What was seen first.
-    pub sign: &'static str,
-    /// When the new primary was first named as candidate.
-    pub candidate: Option<Duration>,
+    /// Who was named as the next one, and when.
+    pub candidate: Option<(HostPort, Duration)>,
+    /// Who serves in its place.
+    pub promotion: Option<Promotion>,
+    /// How it ended; `None` while it goes on.
+    pub end: Option<(FailoverEnd, Duration)>,
+}
+
+/// A new primary that was published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// Where it listens.
+    pub address: HostPort,
+    /// As which primary it was published.
+    pub term: Epoch,
     /// When it said `master` to ROLE and was published.
-    pub promoted: Duration,
-    /// When a sentinel's epoch confirmed it; `None` while provisional.
-    pub confirmed: Option<Duration>,
+    pub after: Duration,
+}
+
+/// How a failover ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverEnd {
+    /// A sentinel's epoch confirmed the new primary.
+    Confirmed,
+    /// The new primary was published, and replaced before any epoch confirmed it.
+    Unconfirmed,
+    /// The same primary serves on.
+    CalledOff,
 }
 
 /// Reads the newest [`Health`]. Cheap to clone.
@@ -167,6 +194,40 @@ impl FailoverKind {
             Self::Planned => "planned",
             Self::Crash => "crash",
             Self::Manual => "manual",
+        }
+    }
+}
+
+// === impl Failover ===
+
+impl Failover {
+    /// The new primary, where there is one.
+    #[must_use]
+    pub fn to(&self) -> Option<&HostPort> {
+        self.promotion.as_ref().map(|promotion| &promotion.address)
+    }
+
+    /// How long commands waited at most; `None` while they still wait.
+    #[must_use]
+    pub fn held(&self) -> Option<Duration> {
+        let called_off = || self.end.map(|(_, after)| after);
+        self.promotion
+            .as_ref()
+            .map(|promotion| promotion.after)
+            .or_else(called_off)
+    }
+}
+
+// === impl FailoverEnd ===
+
+impl FailoverEnd {
+    /// For a person, and for a program.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Unconfirmed => "unconfirmed",
+            Self::CalledOff => "called-off",
         }
     }
 }

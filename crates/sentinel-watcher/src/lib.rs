@@ -24,7 +24,8 @@ pub use credentials::{Credentials, Secret};
 pub use dial::{BoxIo, Dial, Dialing, Io};
 pub use driver::{Watcher, watcher};
 pub use health::{
-    Failover, FailoverCounts, FailoverKind, Health, HealthFeed, ReplicaHealth, SentinelHealth, SentinelState,
+    Failover, FailoverCounts, FailoverEnd, FailoverKind, Health, HealthFeed, Promotion, ReplicaHealth,
+    SentinelHealth, SentinelState,
 };
 pub use hint::{Hint, HintReceiver, HintSender, Suspicion, hints};
 pub use signal::{Signal, SignalFeed};

@@ -125,6 +125,8 @@ pub(crate) struct Machine {
     confirmed: Option<Claim>,
     /// The switch that is going on, from its first sign until it is confirmed or called off.
     episode: Option<Episode>,
+    /// How many there were.
+    episodes: u64,
     /// A majority's claim against a higher epoch, and since when.
     dissent: Option<(Claim, Instant)>,
     /// Higher claims that a majority has overruled.
@@ -159,6 +161,7 @@ impl Machine {
             reign: 0,
             confirmed: None,
             episode: None,
+            episodes: 0,
             dissent: None,
             overruled: BTreeSet::new(),
             first_report: None,
@@ -208,6 +211,7 @@ impl Machine {
             replicas: replicas.collect(),
             problem: self.problem(),
             failovers: self.failovers,
+            failover: self.episode.as_ref().map(|episode| episode.failover(None)),
             last_failover: self.last_failover.clone(),
         }
     }

@@ -4,7 +4,7 @@ mod world;
 
 use std::time::Duration;
 
-use sentinel_watcher::{Hint, Phase, SentinelState, Suspicion};
+use sentinel_watcher::{FailoverEnd, Hint, Phase, SentinelState, Suspicion};
 use tokio::time::{Instant, sleep};
 
 use world::{Manner, Part, Watching, World, at, credentials, is_primary};
@@ -74,7 +74,8 @@ async fn a_planned_failover_is_released_within_two_probes_of_the_promotion() {
         health
             .last_failover
             .as_ref()
-            .is_some_and(|last| last.to == at(2) && last.confirmed.is_some())
+            .is_some_and(|last| last.to() == Some(&at(2))
+                && last.end.is_some_and(|(end, _)| end == FailoverEnd::Confirmed))
     );
 }
 

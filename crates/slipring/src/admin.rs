@@ -1,4 +1,4 @@
-//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/topology` over HTTP/1.1.
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/topology`, `/failovers` over HTTP/1.1.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -101,10 +101,15 @@ fn answer(method: &Method, path: &str, status: &Status) -> Response<Full<Bytes>>
             "application/json",
             format!("{:#}\n", status.topology()),
         ),
+        "/failovers" => text(
+            StatusCode::OK,
+            "application/json",
+            format!("{:#}\n", status.failovers()),
+        ),
         _ => text(
             StatusCode::NOT_FOUND,
             TEXT,
-            "/metrics /healthz /readyz /topology\n".to_owned(),
+            "/metrics /healthz /readyz /topology /failovers\n".to_owned(),
         ),
     }
 }
@@ -190,7 +195,7 @@ mod tests {
             vec![Arc::from("a"), Arc::from("b")],
             vec![Arc::from("127.0.0.1:1")],
         );
-        let status = Arc::new(Status::new(vec![a, b], metrics));
+        let status = Arc::new(Status::new(vec![a, b], metrics, Vec::new()));
         let listen = TcpListen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = listen.address();
         let mut task = JoinSet::new();

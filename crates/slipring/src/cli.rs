@@ -180,7 +180,7 @@ pub(crate) struct FailoverArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Operation")]
 pub(crate) struct OperationArgs {
-    /// Where /metrics, /healthz, /readyz and /topology answer. Port 0 takes a free one; off: nowhere.
+    /// Where /metrics, /healthz, /readyz, /topology and /failovers answer. Port 0 takes a free one; off: nowhere.
     #[arg(long, value_name = "IP:PORT|off", default_value = "127.0.0.1:9379", value_parser = values::admin)]
     pub(crate) metrics_listen: AdminSpec,
 

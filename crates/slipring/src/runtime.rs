@@ -80,7 +80,7 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     });
     let (workers, handle) = proxy_core::build(config.settings, upstreams, listeners.collect(), dial)
         .context("cannot share a listening socket between workers")?;
-    let status = Arc::new(Status::new(watched, handle.metrics()));
+    let status = Arc::new(Status::new(watched, handle.metrics(), handle.timelines()));
     let control = Control {
         status: Arc::clone(&status),
         handle,
@@ -122,6 +122,9 @@ impl Control {
         for (index, watcher) in self.watchers.into_iter().enumerate() {
             watchers.spawn(watcher.run(cancel.clone()));
             watchers.spawn(Arc::clone(&self.status).record_failovers(index));
+        }
+        for timeline in self.handle.timelines() {
+            watchers.spawn(async move { timeline.follow().await });
         }
         let mut endpoint = JoinSet::new();
         if let Some(admin) = self.admin {

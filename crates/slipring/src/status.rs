@@ -1,4 +1,4 @@
-//! What slipring knows of itself: for `/readyz`, `/topology` and `/metrics`.
+//! What slipring knows of itself: for `/readyz`, `/topology`, `/failovers` and `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramOpts, HistogramVec, TextEncoder};
-use proxy_core::{Family, Metrics};
+use proxy_core::{FailoverRecord, Family, Field, Metrics, Timeline};
 use sentinel_watcher::{Health, HealthFeed, Phase, SentinelState, Topology, TopologyFeed};
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ pub(crate) struct Watched {
 pub(crate) struct Status {
     masters: Vec<Watched>,
     metrics: Arc<Metrics>,
+    timelines: Vec<Arc<Timeline>>,
     failover_durations: HistogramVec,
     draining: AtomicBool,
 }
@@ -44,7 +45,7 @@ const SENTINEL_STATES: [SentinelState; 6] = [
 // === impl Status ===
 
 impl Status {
-    pub(crate) fn new(masters: Vec<Watched>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(masters: Vec<Watched>, metrics: Arc<Metrics>, timelines: Vec<Arc<Timeline>>) -> Self {
         let options = HistogramOpts::new(
             "slipring_failover_duration_seconds",
             "From the first sign of a failover to the new primary serving, in seconds.",
@@ -58,6 +59,7 @@ impl Status {
         Self {
             masters,
             metrics,
+            timelines,
             failover_durations,
             draining: AtomicBool::new(false),
         }
@@ -99,6 +101,16 @@ impl Status {
         json!({ "masters": masters.collect::<Vec<_>>() })
     }
 
+    /// What is kept of each master's failovers, the newest first.
+    pub(crate) fn failovers(&self) -> Value {
+        let masters = self.timelines.iter().map(|timeline| {
+            let records = timeline.records();
+            let failovers: Vec<_> = records.iter().map(failover_json).collect();
+            json!({ "master": &**timeline.master(), "failovers": failovers })
+        });
+        json!({ "masters": masters.collect::<Vec<_>>() })
+    }
+
     /// All metrics, in the text format of Prometheus.
     pub(crate) fn metrics(&self) -> String {
         let mut families = self.metrics.gather();
@@ -117,19 +129,18 @@ impl Status {
         };
         let durations = self.failover_durations.with_label_values(&[&watched.master]);
         let mut health = watched.health.clone();
-        let mut recorded = health.load().last_failover.clone();
+        let mut recorded = 0;
         loop {
             health.changed().await;
-            let last = health.load().last_failover.clone();
-            let same = |a: &sentinel_watcher::Failover, b: &sentinel_watcher::Failover| {
-                (&a.from, &a.to, a.promoted) == (&b.from, &b.to, b.promoted)
+            let health = health.load();
+            let Some(last) = health.last_failover.as_ref() else {
+                continue;
             };
-            match (&recorded, &last) {
-                (Some(before), Some(now)) if same(before, now) => {}
-                (_, Some(now)) => durations.observe(now.promoted.as_secs_f64()),
-                (_, None) => {}
+            if std::mem::replace(&mut recorded, last.number) != last.number
+                && let Some(promotion) = &last.promotion
+            {
+                durations.observe(promotion.after.as_secs_f64());
             }
-            recorded = last;
         }
     }
 
@@ -223,6 +234,17 @@ const fn phase_name(phase: Phase) -> &'static str {
         Phase::Moving => "moving",
         Phase::Down => "down",
     }
+}
+
+fn failover_json(record: &FailoverRecord) -> Value {
+    let fields = record.fields().into_iter().map(|(name, field)| {
+        let value = match field {
+            Field::Number(number) => json!(number),
+            Field::Text(text) => json!(text),
+        };
+        (name.to_owned(), value)
+    });
+    Value::Object(fields.collect())
 }
 
 fn master_json(topology: &Topology, health: &Health) -> Value {

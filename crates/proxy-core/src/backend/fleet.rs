@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::Profile;
 use crate::backend::{Backend, Link, NodeKey};
+use crate::failover::Timeline;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
 use crate::settings::Settings;
@@ -32,6 +33,7 @@ pub(crate) struct FleetParts {
     pub(crate) cells: Arc<Cells>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     pub(crate) health: HealthFeed,
+    pub(crate) timeline: Arc<Timeline>,
 }
 
 /// One worker's backends of one master.
@@ -222,6 +224,8 @@ impl Fleet {
             node_cells: parts.cells.node(parts.upstream, &key.address, role),
             scratch: Rc::clone(&parts.scratch),
             settling_until: Rc::clone(&self.settling_until),
+            timeline: Arc::clone(&parts.timeline),
+            unwritten: Cell::new(key.term.is_some()),
         };
         let link = Rc::new(link);
         NodeBackends {
@@ -259,6 +263,11 @@ impl Fleet {
             for backend in node.backends.values().chain([&node.prover]) {
                 backend.fence();
             }
+        }
+        if let Some(primary) = self.topology().shard(0).primary.as_ref()
+            && Some(primary) != before.shard(0).primary.as_ref()
+        {
+            self.parts.timeline.fenced(primary.term, Instant::now());
         }
         self.applied.raise();
     }

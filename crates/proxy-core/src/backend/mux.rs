@@ -368,7 +368,8 @@ impl State {
                     addressee.deliver(refusal.repeat(shape.replies as usize).into(), shape);
                 } else if may_resend(sent, shape.read && !overtaken, shape.resends) {
                     shape.resends += u8::from(sent == Sent::Maybe);
-                    link.cells.add(Counter::Resends(reason_of(sent)), 1);
+                    let (upstream, reason) = (link.upstream, reason_of(sent));
+                    link.cells.add(Counter::Resends { upstream, reason }, 1);
                     addressee.give_back(frame, shape, Before::Unanswered);
                 } else {
                     link.account_unknown(shape);

@@ -114,6 +114,12 @@ impl Ticket {
         first
     }
 
+    /// What it stands for may have written.
+    #[must_use]
+    pub(crate) fn wrote(&self) -> bool {
+        self.wrote
+    }
+
     /// What it stands for may have written: no earlier command may be sent again any more.
     pub(crate) fn note_write(&mut self) {
         self.wrote = true;

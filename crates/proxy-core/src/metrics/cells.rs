@@ -35,7 +35,6 @@ pub struct Cells {
     pub(super) sent: [Count; Side::ALL.len()],
     pub(super) leases: [Count; LeaseReason::ALL.len()],
     pub(super) lease_wait: Histogram,
-    pub(super) resends: [Count; ResendReason::ALL.len()],
     pub(super) session_panics: Count,
     /// Nodes that this worker holds connections to. Locked when one appears, and by a scrape.
     nodes: Mutex<Vec<Weak<NodeCells>>>,
@@ -65,6 +64,7 @@ pub(super) struct UpstreamCells {
     pub(super) hold_duration: Histogram,
     pub(super) unknown_outcomes: Count,
     pub(super) fenced_connections: Count,
+    pub(super) resends: [Count; ResendReason::ALL.len()],
 }
 
 /// The classes of commands, as the metrics call them.
@@ -101,7 +101,6 @@ impl Cells {
             sent: Default::default(),
             leases: Default::default(),
             lease_wait: Histogram::default(),
-            resends: Default::default(),
             session_panics: Count::default(),
             nodes: Mutex::default(),
         }
@@ -152,7 +151,10 @@ impl Cells {
             Counter::ReceivedBytes(side) => Some(&self.received[side as usize]),
             Counter::SentBytes(side) => Some(&self.sent[side as usize]),
             Counter::Leases(reason) => Some(&self.leases[reason as usize]),
-            Counter::Resends(reason) => Some(&self.resends[reason as usize]),
+            Counter::Resends {
+                upstream: index,
+                reason,
+            } => upstream(index).map(|cells| &cells.resends[reason as usize]),
             Counter::UnknownOutcomes { upstream: index } => {
                 upstream(index).map(|cells| &cells.unknown_outcomes)
             }

@@ -13,9 +13,54 @@ use super::labels::{
     CloseReason, ConnectionKind, LeaseReason, NodeRole, Outcome, RefuseReason, ResendReason, Side,
 };
 
+/// What failovers of one master have cost since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Commands that waited for a primary, and wait no longer.
+    pub held: u64,
+    /// Commands sent again.
+    pub resent: u64,
+    /// Commands whose outcome nobody knows.
+    pub unknown: u64,
+    /// Connections to a former primary that were cut.
+    pub fenced: u64,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// What was added since it was `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            held: self.held.saturating_sub(before.held),
+            resent: self.resent.saturating_sub(before.resent),
+            unknown: self.unknown.saturating_sub(before.unknown),
+            fenced: self.fenced.saturating_sub(before.fenced),
+        }
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
+    /// What failovers of the master number `upstream` have cost so far.
+    pub(crate) fn tally(&self, upstream: usize) -> Tally {
+        let cells = || {
+            self.workers
+                .iter()
+                .filter_map(|cells| cells.upstreams.get(upstream))
+        };
+        let total = |of: fn(&UpstreamCells) -> u64| cells().map(of).sum();
+        Tally {
+            held: self
+                .sum(|cells| Some(&cells.upstreams.get(upstream)?.hold_duration))
+                .count(),
+            resent: total(|cells| cells.resends.iter().map(Count::get).sum()),
+            unknown: total(|cells| cells.unknown_outcomes.get()),
+            fenced: total(|cells| cells.fenced_connections.get()),
+        }
+    }
+
     /// Everything that the workers have counted, for an encoder of the `prometheus` crate. Costs one pass over
     /// all cells (some 12 KiB a worker) and stops nobody.
     #[must_use]
@@ -138,6 +183,16 @@ impl Metrics {
     }
 
     fn failovers(&self) -> Vec<Family> {
+        let mut resends = Family::counter("resends_total", "Commands sent again.");
+        for (index, reason) in ResendReason::ALL.iter().enumerate() {
+            let of = |cells: &UpstreamCells| cells.resends.get(index).map_or(0, Count::get);
+            let total: u64 = self
+                .workers
+                .iter()
+                .flat_map(|cells| cells.upstreams.iter().map(of))
+                .sum();
+            resends = resends.row(&[("reason", reason.label())], total.cast_signed());
+        }
         let mut holds = Family::histogram(
             "hold_duration_seconds",
             "How long commands waited for a primary, in seconds.",
@@ -163,12 +218,7 @@ impl Metrics {
                 ),
                 |cells| &cells.unknown_outcomes,
             ),
-            self.by_label(
-                Family::counter("resends_total", "Commands sent again."),
-                "reason",
-                ResendReason::ALL.iter().map(|reason| reason.label()),
-                |cells| &cells.resends,
-            ),
+            resends,
             self.by_master(
                 Family::counter(
                     "fenced_connections_total",

@@ -151,7 +151,12 @@ pub enum Counter {
     /// Leases taken.
     Leases(LeaseReason),
     /// Commands sent again.
-    Resends(ResendReason),
+    Resends {
+        /// Of which master.
+        upstream: usize,
+        /// Why.
+        reason: ResendReason,
+    },
     /// Commands whose outcome nobody knows.
     UnknownOutcomes {
         /// Of which master.

@@ -197,10 +197,13 @@ impl Session {
             return;
         }
         if matches!(before, Before::Refused(_)) {
-            self.door
-                .worker
-                .cells
-                .add(Counter::Resends(ResendReason::Refused), 1);
+            self.door.worker.cells.add(
+                Counter::Resends {
+                    upstream: self.door.fleet.upstream(),
+                    reason: ResendReason::Refused,
+                },
+                1,
+            );
         }
         let ticket = self.client.ticket_again(seq, frame.len());
         let epoch = self.door.fleet.topology().epoch;

@@ -10,7 +10,7 @@
 
 use tokio::time::Instant;
 
-use crate::health::Failover;
+use crate::health::{FailoverEnd, Promotion};
 use crate::limits;
 use crate::machine::belief::{self, Claim};
 use crate::machine::episode::{Episode, Progress, Sign};
@@ -146,13 +146,18 @@ impl Machine {
 
     /// The switch is over: the log, `/failovers` and the metrics get it.
     fn close_episode(&mut self, confirmed: bool) {
-        let Some(Episode { since, progress, .. }) = self.episode.take() else {
+        let Some(episode) = self.episode.take() else {
             return;
         };
-        if let Progress::Provisional(mut failover) = progress {
-            failover.confirmed = confirmed.then(|| self.now - since);
+        let end = match (&episode.progress, confirmed) {
+            (Progress::Provisional(_), true) => FailoverEnd::Confirmed,
+            (Progress::Provisional(_), false) => FailoverEnd::Unconfirmed,
+            (Progress::Held | Progress::Clearing(_), _) => FailoverEnd::CalledOff,
+        };
+        let failover = episode.failover(Some((end, self.now)));
+        self.last_failover = Some(failover.clone());
+        if end != FailoverEnd::CalledOff {
             self.failovers.count(failover.kind);
-            self.last_failover = Some(failover.clone());
             self.log(Note::Switched(failover));
         }
     }
@@ -218,20 +223,16 @@ impl Machine {
             address: next.clone(),
             term,
         });
-        let Some((old, episode)) = old.zip(self.episode.as_mut()) else {
+        let Some((_, episode)) = old.zip(self.episode.as_mut()) else {
             self.shard.phase = Phase::Serving;
             self.log(Note::Found { primary: next });
             return;
         };
         let held = self.now - episode.since;
-        episode.progress = Progress::Provisional(Failover {
-            kind: episode.kind(),
-            from: old.address,
-            to: next.clone(),
-            sign: episode.sign.words(),
-            candidate: episode.candidates.get(&next).map(|named| *named - episode.since),
-            promoted: held,
-            confirmed: None,
+        episode.progress = Progress::Provisional(Promotion {
+            address: next.clone(),
+            term,
+            after: held,
         });
         self.reign += 1;
         self.shard.provisional = true;
@@ -254,7 +255,8 @@ impl Machine {
     fn hold(&mut self, primary: &HostPort, gravest: Sign, signs: &[Sign]) {
         if self.episode.as_ref().is_none_or(|episode| !episode.holds()) {
             self.close_episode(false);
-            self.episode = Some(Episode::new(gravest, self.now));
+            self.episodes += 1;
+            self.episode = Some(Episode::new(self.episodes, primary.clone(), gravest, self.now));
             self.log(Note::Held {
                 primary: primary.clone(),
                 sign: gravest.words(),
@@ -293,7 +295,7 @@ impl Machine {
             primary.term = term;
         }
         let held = self.now - episode.since;
-        self.episode = None;
+        self.close_episode(false);
         self.log(Note::Released { primary, held });
     }
 

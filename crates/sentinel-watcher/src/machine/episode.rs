@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 
-use crate::health::{Failover, FailoverKind};
+use crate::health::{Failover, FailoverEnd, FailoverKind, Promotion};
 use crate::topology::HostPort;
 
 /// A switch that is going on, from its first sign until it is confirmed or called off.
 pub(super) struct Episode {
+    /// Counts them since the start.
+    number: u64,
+    /// The primary whose clients wait.
+    from: HostPort,
     /// When the first sign came.
     pub(super) since: Instant,
     /// What it was.
@@ -26,7 +30,7 @@ pub(super) enum Progress {
     /// Commands wait for the primary's word: no sign has been left since then.
     Clearing(Instant),
     /// Commands flow to the new primary, until its epoch is confirmed.
-    Provisional(Failover),
+    Provisional(Promotion),
 }
 
 /// Why commands wait.
@@ -49,8 +53,10 @@ pub(super) enum Sign {
 // === impl Episode ===
 
 impl Episode {
-    pub(super) fn new(sign: Sign, since: Instant) -> Self {
+    pub(super) fn new(number: u64, from: HostPort, sign: Sign, since: Instant) -> Self {
         Self {
+            number,
+            from,
             since,
             sign,
             signs: BTreeSet::new(),
@@ -68,7 +74,29 @@ impl Episode {
         self.signs.contains(&Sign::Demoted)
     }
 
-    pub(super) fn kind(&self) -> FailoverKind {
+    /// What there is to tell of it.
+    pub(super) fn failover(&self, end: Option<(FailoverEnd, Instant)>) -> Failover {
+        let promotion = match &self.progress {
+            Progress::Provisional(promotion) => Some(promotion.clone()),
+            Progress::Held | Progress::Clearing(_) => None,
+        };
+        let chosen = |address: &HostPort| promotion.as_ref().is_none_or(|to| to.address == *address);
+        let named = self.candidates.iter().filter(|(address, _)| chosen(address));
+        Failover {
+            number: self.number,
+            began: self.since,
+            sign: self.sign.words(),
+            kind: self.kind(),
+            from: self.from.clone(),
+            candidate: named
+                .max_by_key(|(_, since)| **since)
+                .map(|(address, since)| (address.clone(), *since - self.since)),
+            promotion,
+            end: end.map(|(end, at)| (end, at - self.since)),
+        }
+    }
+
+    fn kind(&self) -> FailoverKind {
         if self.was_demoted() {
             FailoverKind::Manual
         } else if self.signs.iter().any(|sign| sign.is_down()) {

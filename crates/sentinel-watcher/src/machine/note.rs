@@ -31,7 +31,7 @@ pub(crate) enum Note {
     Released { primary: HostPort, held: Duration },
     /// Another node serves; the whole story follows once a sentinel's epoch confirms it.
     Promoted { primary: HostPort, held: Duration },
-    /// The whole story of a switch.
+    /// The whole story of a switch. The log gets it from the data plane, which knows the rest of it.
     Switched(Failover),
     /// A primary released provisionally says that it is a replica again.
     TurnedBack { primary: HostPort },
@@ -85,7 +85,7 @@ impl Note {
             Self::Promoted { primary, held } => {
                 info!(master, %primary, held_ms = millis(*held), "another primary serves");
             }
-            Self::Switched(failover) => failover.log(master),
+            Self::Switched(_) => {}
             Self::TurnedBack { primary } => {
                 warn!(master, %primary, "the promoted node was turned back into a replica");
             }
@@ -111,22 +111,6 @@ impl Note {
                 warn!(master, %node, problem, "a node does not say whether it is primary");
             }
         }
-    }
-}
-
-impl Failover {
-    fn log(&self, master: &str) {
-        tracing::info!(
-            master,
-            kind = self.kind.label(),
-            from = %self.from,
-            to = %self.to,
-            first_sign = self.sign,
-            candidate_ms = self.candidate.map(millis),
-            promoted_ms = millis(self.promoted),
-            confirmed_ms = self.confirmed.map(millis),
-            "primary switched"
-        );
     }
 }
 

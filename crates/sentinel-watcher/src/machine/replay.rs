@@ -291,8 +291,8 @@ impl Replay {
             Note::Overruled { by, memory } => self.write(&format!("epoch {by} overrules {memory}")),
             Note::Restarted { .. } => self.write("restarted"),
             Note::Switched(failover) => {
-                let confirmed = failover.confirmed.map_or("unconfirmed", |_| "confirmed");
-                let text = format!("{}, {confirmed}: {}", failover.kind.label(), failover.sign);
+                let (end, _) = failover.end.expect("it is told of at its end");
+                let text = format!("{}, {}: {}", failover.kind.label(), end.label(), failover.sign);
                 self.write(&text);
             }
             Note::Sentinel { .. }

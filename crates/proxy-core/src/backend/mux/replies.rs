@@ -279,6 +279,9 @@ impl Batch<'_> {
 
     fn finish(&mut self) {
         if let Some((ticket, range)) = self.run.take() {
+            if ticket.wrote() {
+                self.link.note_write(self.now);
+            }
             ticket.deliver(self.bytes.get(range).unwrap_or_default());
         }
     }
