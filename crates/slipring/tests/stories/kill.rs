@@ -8,7 +8,7 @@ use testkit::load::Outcome;
 use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{PATIENCE, before, breakable, delivered_once};
+use super::support::{PATIENCE, before, breakable, delivered_once, told_failover};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
@@ -52,6 +52,9 @@ on_each_server! {
         ensure!(after.acknowledged_writes > 200, "{after:?}");
         transactions.finish(last, moved)?;
         bystanders.finish(bystanders::Node::Dead)?;
+        let told = told_failover(&proxy, "crash")?;
+        ensure!(told["commands_held"].as_u64() >= Some(16), "{told:#}");
+        ensure!(told["outcomes_unknown"].as_u64() >= Some(all.unknown_count() as u64), "{} {told:#}", all.unknown_count());
         let back = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: {} unknown, {} lost, back {back:?} after the promotion", all.unknown_count(), all.lost);
         ensure!(back.is_some_and(|back| back < Duration::from_secs(1)), "back after {back:?}");

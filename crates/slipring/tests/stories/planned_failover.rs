@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{Listener, PATIENCE, before, breakable, writes_executed};
+use super::support::{Listener, PATIENCE, before, breakable, told_failover, writes_executed};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
@@ -49,6 +49,9 @@ on_each_server! {
         ensure!(all.longest_pause < Duration::from_secs(4), "{all:?}");
         let first = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: longest pause {:?}, first write {first:?} after the promotion", all.longest_pause);
+        let told = told_failover(&proxy, "planned")?;
+        ensure!(told["commands_held"].as_u64() >= Some(16), "{told:#}");
+        ensure!(told["outcomes_unknown"] == 0, "{told:#}");
         for counter in ["slipring_unknown_outcomes_total", "slipring_session_panics_total"] {
             ensure!(proxy.metric(counter, &[])? == 0.0, "{counter}");
         }
