@@ -12,6 +12,7 @@ mod connection;
 pub mod data;
 pub mod network;
 pub mod node;
+pub mod pipe;
 pub mod reply;
 pub mod rng;
 mod state;

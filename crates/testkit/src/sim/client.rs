@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Progress, ReplyScan, write};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::pipe::End;
 use super::reply::show;
 
 /// How long a client waits for anything, in the world's time.
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One client's end of a connection.
 pub struct Client {
-    io: DuplexStream,
+    io: End,
     input: BytesMut,
     scan: ReplyScan,
     scanned: usize,
@@ -22,7 +23,7 @@ pub struct Client {
 
 impl Client {
     /// A client on `io`, which has said nothing yet.
-    pub fn new(io: DuplexStream) -> Self {
+    pub fn new(io: End) -> Self {
         Self {
             io,
             input: BytesMut::new(),

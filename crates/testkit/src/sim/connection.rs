@@ -4,16 +4,17 @@ use std::io;
 
 use bytes::BytesMut;
 use resp_codec::{Command, RequestLimits, RequestScan, RequestShape};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
+use super::pipe::End;
 use super::state::{Out, Step};
 
 /// Serves one connection until either side ends it.
-pub(super) async fn serve(node: Node, stream: DuplexStream) {
+pub(super) async fn serve(node: Node, stream: End) {
     let (reader, writer) = split(stream);
     let (out, outgoing) = mpsc::unbounded_channel();
     let cut = CancellationToken::new();
@@ -27,7 +28,7 @@ pub(super) async fn serve(node: Node, stream: DuplexStream) {
     node.dismiss(id);
 }
 
-async fn read(node: &Node, id: u64, mut reader: ReadHalf<DuplexStream>) -> io::Result<()> {
+async fn read(node: &Node, id: u64, mut reader: ReadHalf<End>) -> io::Result<()> {
     let mut scan = RequestScan::default();
     let mut input = BytesMut::new();
     loop {
@@ -85,7 +86,7 @@ async fn read(node: &Node, id: u64, mut reader: ReadHalf<DuplexStream>) -> io::R
 async fn write(
     node: &Node,
     mut outgoing: mpsc::UnboundedReceiver<Out>,
-    mut writer: WriteHalf<DuplexStream>,
+    mut writer: WriteHalf<End>,
 ) -> io::Result<()> {
     while let Some(Out::Bytes(bytes, due)) = outgoing.recv().await {
         if due > Instant::now() {

@@ -1,26 +1,47 @@
-//! The network: nodes that can be dialled, and a door at which clients knock.
+//! The network: hosts that can be dialled, who cannot hear whom, and doors at which clients knock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use proxy_core::{Accepted, Incoming, Listen};
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
-use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::pipe::{Cable, Carriage, End, connect};
+use super::rng::Rng;
 
 /// Bytes that a connection takes before its reader has seen any, in each direction.
 pub const WINDOW_BYTES: usize = 64 << 10;
 
-/// Everything that the proxy can dial.
-#[derive(Clone, Default)]
-pub struct Network(Arc<Mutex<BTreeMap<HostPort, Host>>>);
+/// Everything that can be dialled, and all connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Network(Arc<Mutex<Wires>>);
+
+/// The network as one host sees it.
+#[derive(Clone)]
+pub struct Dialler {
+    network: Network,
+    from: Arc<str>,
+}
+
+struct Wires {
+    hosts: BTreeMap<HostPort, Host>,
+    cables: Vec<Cable>,
+    /// Nothing that the first sends arrives at the second.
+    blocked: BTreeSet<(Arc<str>, Arc<str>)>,
+    latency: Duration,
+    jitter_millis: u64,
+    rng: Rng,
+}
 
 struct Host {
     manner: Manner,
-    connections: mpsc::UnboundedSender<DuplexStream>,
+    connections: mpsc::UnboundedSender<End>,
 }
 
 /// What becomes of a dial.
@@ -35,72 +56,209 @@ pub enum Manner {
 }
 
 /// A listening socket, shared by all workers.
-#[derive(Clone, Default)]
-pub struct Door(Arc<Mutex<Knocks>>);
+#[derive(Clone)]
+pub struct Door {
+    network: Network,
+    knocks: Arc<Mutex<Knocks>>,
+}
 
 #[derive(Default)]
 struct Knocks {
-    waiting: VecDeque<DuplexStream>,
+    waiting: VecDeque<End>,
     wakers: Vec<Waker>,
 }
 
-struct Knock(DuplexStream);
+struct Knock(End);
 
 // === impl Network ===
 
+impl Default for Network {
+    /// Bytes arrive whole, and as soon as they are sent.
+    fn default() -> Self {
+        Self::new(Duration::ZERO, 0, Rng::new(0))
+    }
+}
+
 impl Network {
+    /// Bytes take `latency` and up to `jitter_millis` more; unless that is 0, they arrive split now and then.
+    #[must_use]
+    pub fn new(latency: Duration, jitter_millis: u64, rng: Rng) -> Self {
+        Self(Arc::new(Mutex::new(Wires {
+            hosts: BTreeMap::new(),
+            cables: Vec::new(),
+            blocked: BTreeSet::new(),
+            latency,
+            jitter_millis,
+            rng,
+        })))
+    }
+
+    /// The network as `host` sees it.
+    #[must_use]
+    pub fn dialler(&self, host: &str) -> Dialler {
+        Dialler {
+            network: self.clone(),
+            from: Arc::from(host),
+        }
+    }
+
     /// Opens `address`; what is dialled there comes out of the answer.
-    pub fn open(&self, address: &HostPort) -> mpsc::UnboundedReceiver<DuplexStream> {
+    pub(super) fn open(&self, address: &HostPort) -> mpsc::UnboundedReceiver<End> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let manner = Manner::Accept;
-        self.hosts().insert(address.clone(), Host { manner, connections });
+        self.wires()
+            .hosts
+            .insert(address.clone(), Host { manner, connections });
         accepted
     }
 
     /// What becomes of dials from now on.
     pub fn set(&self, address: &HostPort, manner: Manner) {
-        self.hosts().get_mut(address).expect("an open address").manner = manner;
+        self.wires()
+            .hosts
+            .get_mut(address)
+            .expect("an open address")
+            .manner = manner;
     }
 
-    fn hosts(&self) -> MutexGuard<'_, BTreeMap<HostPort, Host>> {
+    /// From now on nothing that `from` sends arrives at `to`, and nobody is told; or it does again, what was sent
+    /// meanwhile included.
+    pub fn block(&self, from: &str, to: &str, blocked: bool) {
+        let wires = &mut *self.wires();
+        let pair = (Arc::from(from), Arc::from(to));
+        if blocked {
+            wires.blocked.insert(pair);
+        } else {
+            wires.blocked.remove(&pair);
+        }
+        wires.block_cables();
+    }
+
+    /// Everybody hears everybody.
+    pub fn heal(&self) {
+        let wires = &mut *self.wires();
+        wires.blocked.clear();
+        wires.block_cables();
+    }
+
+    /// Whether what `from` sends arrives at `to`.
+    #[must_use]
+    pub fn hears(&self, from: &str, to: &str) -> bool {
+        !self.wires().is_blocked(from, to)
+    }
+
+    /// How long bytes take from now on, on all connections.
+    pub fn slow(&self, latency: Duration) {
+        let wires = &mut *self.wires();
+        wires.latency = latency;
+        wires.cables.iter().for_each(|cable| cable.slow(latency));
+    }
+
+    /// One in `times` of the connections between two hosts breaks: what is on its way is lost, both ends are told.
+    pub fn reset(&self, from: &str, to: &str, times: u64) {
+        let wires = &mut *self.wires();
+        for cable in &wires.cables {
+            if &*cable.from == from && &*cable.to == to && wires.rng.once_in(times) {
+                cable.reset();
+            }
+        }
+    }
+
+    fn wires(&self) -> MutexGuard<'_, Wires> {
         self.0.lock().unwrap()
     }
 
-    fn connect(&self, to: &HostPort) -> Option<io::Result<BoxIo>> {
-        let hosts = self.hosts();
-        let host = hosts.get(to).expect("the proxy dials what a topology names");
-        match host.manner {
-            Manner::Accept => {
-                let (near, far) = duplex(WINDOW_BYTES);
-                host.connections.send(far).expect("nodes outlive the proxy");
-                Some(Ok(Box::new(near)))
-            }
-            Manner::Refuse => Some(Err(io::ErrorKind::ConnectionRefused.into())),
-            Manner::Swallow => None,
+    fn connect(&self, from: &Arc<str>, to: &HostPort) -> Option<io::Result<End>> {
+        let wires = &mut *self.wires();
+        let host = wires.hosts.get(to).expect("who is dialled has an address");
+        let connections = match host.manner {
+            _ if wires.is_blocked(from, &to.host) || wires.is_blocked(&to.host, from) => return None,
+            Manner::Accept => host.connections.clone(),
+            Manner::Refuse => return Some(Err(io::ErrorKind::ConnectionRefused.into())),
+            Manner::Swallow => return None,
+        };
+        let (near, far) = wires.join(from, &to.host, WINDOW_BYTES);
+        let taken = connections.send(far).is_ok();
+        Some(
+            taken
+                .then_some(near)
+                .ok_or_else(|| io::ErrorKind::ConnectionRefused.into()),
+        )
+    }
+}
+
+// === impl Wires ===
+
+impl Wires {
+    fn is_blocked(&self, from: &str, to: &str) -> bool {
+        let blocked = |(one, other): &(Arc<str>, Arc<str>)| &**one == from && &**other == to;
+        self.blocked.iter().any(blocked)
+    }
+
+    fn block_cables(&self) {
+        for cable in &self.cables {
+            let there = self.is_blocked(&cable.from, &cable.to);
+            cable.block(there, self.is_blocked(&cable.to, &cable.from));
+        }
+    }
+
+    fn join(&mut self, from: &Arc<str>, to: &Arc<str>, window: usize) -> (End, End) {
+        self.cables.retain(|cable| !cable.is_gone());
+        let carriage = Carriage {
+            window,
+            latency: self.latency,
+            jitter_millis: self.jitter_millis,
+            rng: self.rng.fork(),
+        };
+        let blocked = (self.is_blocked(from, to), self.is_blocked(to, from));
+        let (near, far, cable) = connect(from, to, &carriage, blocked);
+        self.cables.push(cable);
+        (near, far)
+    }
+}
+
+// === impl Dialler ===
+
+impl Dialler {
+    /// Connects to `to`; waits for ever where nothing answers.
+    pub(super) async fn connect(&self, to: &HostPort) -> io::Result<End> {
+        // A handshake is never done at once.
+        tokio::task::yield_now().await;
+        let latency = self.network.wires().latency;
+        if !latency.is_zero() {
+            sleep(latency * 2).await;
+        }
+        match self.network.connect(&self.from, to) {
+            Some(connected) => connected,
+            None => std::future::pending().await,
         }
     }
 }
 
-impl Dial for Network {
+impl Dial for Dialler {
     fn dial<'a>(&'a self, to: &'a HostPort) -> Dialing<'a> {
-        Box::pin(async move {
-            // A handshake is never done at once.
-            tokio::task::yield_now().await;
-            match self.connect(to) {
-                Some(connected) => connected,
-                None => std::future::pending().await,
-            }
-        })
+        Box::pin(async move { Ok(Box::new(self.connect(to).await?) as BoxIo) })
     }
 }
 
 // === impl Door ===
 
 impl Door {
+    /// A door of the proxy's.
+    #[must_use]
+    pub fn new(network: &Network) -> Self {
+        Self {
+            network: network.clone(),
+            knocks: Arc::default(),
+        }
+    }
+
     /// A client's end of a fresh connection, which takes `window` bytes in each direction.
-    pub fn knock(&self, window: usize) -> DuplexStream {
-        let (near, far) = duplex(window);
-        let mut knocks = self.0.lock().unwrap();
+    #[must_use]
+    pub fn knock(&self, window: usize) -> End {
+        let (client, proxy) = (Arc::from("client"), Arc::from("proxy"));
+        let (near, far) = self.network.wires().join(&client, &proxy, window);
+        let mut knocks = self.knocks.lock().unwrap();
         knocks.waiting.push_back(far);
         knocks.wakers.drain(..).for_each(Waker::wake);
         near
@@ -109,7 +267,7 @@ impl Door {
 
 impl Listen for Door {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        let mut knocks = self.0.lock().unwrap();
+        let mut knocks = self.knocks.lock().unwrap();
         match knocks.waiting.pop_front() {
             Some(stream) => Poll::Ready(Ok(Accepted {
                 socket: Box::new(Knock(stream)),

@@ -12,12 +12,12 @@ use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
 use sentinel_watcher::{
     Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher, hints,
 };
-use tokio::io::DuplexStream;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
 use testkit::sim::data::Data;
+use testkit::sim::pipe::End;
 use testkit::sim::task::{panics, spawn};
 
 use super::client::Client;
@@ -127,14 +127,14 @@ impl World {
             hints: sender,
             health: HealthFeed::fixed(Health::default()),
         };
-        let doors: [Door; 4] = Default::default();
+        let doors: [Door; 4] = std::array::from_fn(|_| Door::new(&network));
         let listener = |(door, reads): (&Door, ReadPolicy)| Listener {
             listen: Box::new(door.clone()),
             upstream: 0,
             reads,
         };
         let listeners = doors.iter().zip(POLICIES).map(listener).collect();
-        let dial = Arc::new(network.clone());
+        let dial = Arc::new(network.dialler("proxy"));
         let (workers, handle) = build(settings, vec![upstream], listeners, dial).unwrap();
         for worker in workers {
             spawn(worker.run());
@@ -164,7 +164,7 @@ impl World {
         Client::new(self.socket(ReadPolicy::Primary, window))
     }
 
-    fn socket(&self, reads: ReadPolicy, window: usize) -> DuplexStream {
+    fn socket(&self, reads: ReadPolicy, window: usize) -> End {
         let at = POLICIES.iter().position(|policy| *policy == reads);
         self.doors[at.expect("a door for each")].knock(window)
     }
