@@ -258,10 +258,17 @@ impl Session {
                 // The connection that the session used takes nothing new, and still owes it answers.
                 Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
                 Plan::Primary | Plan::Replica(_) => {
+                    let (more, len) = match command.opening() {
+                        Some(opening) => {
+                            opening.run(input.get(used..).unwrap_or_default(), GROUP_COMMANDS - 1)
+                        }
+                        None => (0, 0),
+                    };
+                    used += len;
                     group = Some(Group {
                         plan,
                         shape,
-                        count: 1,
+                        count: 1 + more,
                         start,
                         end: used,
                     });

@@ -29,7 +29,9 @@ pub fn request(bytes: &[u8]) {
                 .split_at_checked(found.len)
                 .expect("a frame lies in the buffer");
             rest = behind;
-            readable(&Command::new(frame, found), found);
+            let command = Command::new(frame, found);
+            readable(&command, found);
+            run_of(&command, rest);
             if found.shape != RequestShape::Empty {
                 let decoded = decoder
                     .decode(&mut buf)
@@ -54,6 +56,7 @@ pub fn reply(bytes: &[u8]) {
     for step in [1, 2, 7, 64] {
         assert_eq!(replies(bytes, step), (frames.clone(), error), "pieces of {step}");
     }
+    run_at_start(bytes, &frames);
     let mut decoder = ReplyDecoder::default();
     let mut buf = BytesMut::from(bytes);
     let mut start = 0;
@@ -79,6 +82,35 @@ pub fn reply(bytes: &[u8]) {
             "redis-protocol finds a frame where the scan waits for more"
         );
     }
+}
+
+/// The frames that an opening finds in one go are the very ones that the scan finds, and of the same command.
+fn run_of(command: &Command<&[u8]>, behind: &[u8]) {
+    let Some(opening) = command.opening() else { return };
+    let (count, len) = opening.run(behind, 3);
+    let (found, _) = requests(behind, &RequestLimits::UNAUTHENTICATED, behind.len());
+    let mut rest = behind;
+    for (found, _) in found.into_iter().zip(0..count) {
+        let (frame, behind) = rest
+            .split_at_checked(found.len)
+            .expect("a frame lies in the buffer");
+        rest = behind;
+        let like = Command::new(frame, found);
+        assert_eq!((like.spec().id, like.argc()), (command.spec().id, command.argc()));
+    }
+    assert_eq!(behind.len().checked_sub(rest.len()), Some(len));
+}
+
+/// The replies that are found in one go are the very ones that are found one by one.
+fn run_at_start(bytes: &[u8], frames: &[(usize, ReplyKind)]) {
+    let (count, len) = ReplyScan::default().run(bytes, 3);
+    let ends: Vec<_> = frames.iter().zip(0..count).map(|((end, _), _)| *end).collect();
+    assert_eq!(
+        (ends.len() as u64, ends.last().copied().unwrap_or(0)),
+        (count, len)
+    );
+    let odd = |kind: &ReplyKind| kind.is_error() || *kind == ReplyKind::Push;
+    assert!(!frames.iter().zip(0..count).any(|((_, kind), _)| odd(kind)));
 }
 
 /// Commands: what is written is read again, by multibulk and inline alike; keys are arguments. The first two bytes

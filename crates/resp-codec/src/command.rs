@@ -3,7 +3,7 @@
 use crate::error::KeyError;
 use crate::frame::{RequestFrame, RequestShape};
 use crate::keys;
-use crate::scan::{inline, number};
+use crate::scan::{Opening, inline, number};
 use crate::spec::{Class, CommandSpec};
 use std::ops::Range;
 
@@ -49,6 +49,22 @@ impl<B: AsRef<[u8]>> Command<B> {
             found,
             spec,
             inline,
+        }
+    }
+
+    /// What further frames of this command start with. `None` where it takes more than a short name to tell them.
+    #[inline]
+    pub fn opening(&self) -> Option<Opening> {
+        let name = plain_name(self.frame.as_ref())?;
+        // A subcommand's row has the longer name.
+        let tells = name.len() == self.spec.name.len()
+            && !self.spec.is_container()
+            && self.spec.id != CommandSpec::UNKNOWN.id;
+        let len = PLAIN_HEADER.saturating_add(name.len()).saturating_add(2);
+        if tells {
+            Opening::new(self.frame.as_ref(), len, self.argc())
+        } else {
+            None
         }
     }
 
@@ -164,6 +180,9 @@ impl<B: AsRef<[u8]>> Command<B> {
         false
     }
 }
+
+/// Bytes before a [`plain_name`]: `*3\r\n$3\r\n`.
+const PLAIN_HEADER: usize = 8;
 
 /// The name, where it is short and its frame has few arguments: most of the time.
 #[inline]

@@ -34,6 +34,6 @@ pub use error::{KeyError, ReplyError, RequestError};
 pub use frame::{Progress, ReplyKind, RequestFrame, RequestShape};
 pub use limits::RequestLimits;
 pub use reply::{Refusal, refusal};
-pub use scan::{ReplyScan, RequestScan};
+pub use scan::{Opening, ReplyScan, RequestScan};
 pub use spec::{Access, Class, CommandFlags, CommandId, CommandSpec};
 pub use value::Value;

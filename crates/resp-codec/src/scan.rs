@@ -2,8 +2,10 @@
 
 pub(crate) mod inline;
 pub(crate) mod number;
+mod opening;
 mod reply;
 mod request;
 
+pub use opening::Opening;
 pub use reply::ReplyScan;
 pub use request::RequestScan;

@@ -11,7 +11,7 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
             &b"\r\n"[..], b"*1\r\n", b"*2\r\n", b"*0\r\n", b"*-1\r\n", b"$1\r\n", b"$3\r\nGET\r\n", b"$-1\r\n", b"$0\r\n\r\n",
             b"+OK\r\n", b"-ERR x\r\n", b":1\r\n", b"_\r\n", b"#t\r\n", b",1.5\r\n", b"(12\r\n", b"%1\r\n", b"~2\r\n",
             b">1\r\n", b"|1\r\n", b"=7\r\ntxt:abc\r\n", b"!3\r\nERR\r\n", b"PING\r\n", b"\"a b\" ", b"'", b"\"", b"\\x41",
-            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n", b"*99999999999\r\n", b"$99999999999\r\n", b"$?\r\n", b"?", b"\0",
+            b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n", b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n", b"*99999999999\r\n", b"$99999999999\r\n", b"$?\r\n", b"?", b"\0",
         ]).prop_map(<[u8]>::to_vec),
         1 => prop::collection::vec(any::<u8>(), 0..6),
     ];

@@ -67,6 +67,24 @@ impl ReplyScan {
         self.walk(chunk)
     }
 
+    /// How many whole replies `chunk` starts with, at most `most`, and how many bytes they take: the common case of
+    /// many short ones in one go. None of them is an error or a push. 0 says no more than "feed it".
+    #[inline]
+    pub fn run(&self, chunk: &[u8], most: u64) -> (u64, usize) {
+        let (mut count, mut used) = (0_u64, 0_usize);
+        if !self.is_idle() {
+            return (count, used);
+        }
+        while count < most {
+            match chunk.get(used..).and_then(short_reply) {
+                Some((len, kind)) if !kind.is_error() => used = used.saturating_add(len),
+                _ => break,
+            }
+            count = count.saturating_add(1);
+        }
+        (count, used)
+    }
+
     /// Whether the stream stands between two frames: nothing of a reply has come.
     #[inline]
     pub fn is_idle(&self) -> bool {
@@ -243,6 +261,9 @@ const ATTRIBUTE: u8 = b'|';
 /// The replies that nearly all are: a line, or a bulk that lies in the chunk whole.
 #[inline]
 fn short_reply(chunk: &[u8]) -> Option<(usize, ReplyKind)> {
+    if chunk.starts_with(b"+OK\r\n") {
+        return Some((5, ReplyKind::Simple));
+    }
     let [byte, rest @ ..] = chunk else { return None };
     match byte {
         b'$' => {

@@ -258,8 +258,18 @@ fn plain(buf: &[u8]) -> Option<RequestFrame> {
         return None;
     };
     let argc = usize::from(count.wrapping_sub(b'0'));
-    let mut rest = rest;
-    for _ in 0..argc {
+    let behind = plain_args(rest, argc)?;
+    Some(RequestFrame {
+        len: buf.len().wrapping_sub(behind.len()),
+        argc,
+        shape: RequestShape::Multibulk,
+    })
+}
+
+/// What stands behind `count` whole arguments, each shorter than 100 bytes.
+#[inline(always)]
+pub(super) fn plain_args(mut rest: &[u8], count: usize) -> Option<&[u8]> {
+    for _ in 0..count {
         let (len, body) = match rest {
             [b'$', ones @ b'0'..=b'9', b'\r', b'\n', body @ ..] => {
                 (usize::from(ones.wrapping_sub(b'0')), body)
@@ -282,12 +292,7 @@ fn plain(buf: &[u8]) -> Option<RequestFrame> {
             _ => return None,
         };
     }
-    let len = buf.len().wrapping_sub(rest.len());
-    Some(RequestFrame {
-        len,
-        argc,
-        shape: RequestShape::Multibulk,
-    })
+    Some(rest)
 }
 
 /// `None` for a count that announces nothing.

@@ -58,6 +58,22 @@ impl State {
         let mut at = 0;
         while at < bytes.len() {
             let rest = bytes.get(at..).unwrap_or_default();
+            let (count, used) = self.run(rest, batch.seen);
+            if count > 0 {
+                if batch.seen == 0 {
+                    batch.start = at;
+                }
+                batch.seen += count;
+                at += used;
+                if self
+                    .entries
+                    .front()
+                    .is_some_and(|front| batch.seen == front.unanswered())
+                {
+                    self.hand_out(&mut batch, at);
+                }
+                continue;
+            }
             let progress = self.replies.scan.feed(rest).map_err(io::Error::other)?;
             let Progress::Complete { used, kind } = progress else {
                 self.hand_out(&mut batch, at);
@@ -93,6 +109,18 @@ impl State {
         self.hand_out(&mut batch, at);
         batch.finish();
         Ok(())
+    }
+
+    /// Short whole replies at the start of `bytes`, all to the entry in front, `seen` of whose replies have been seen.
+    fn run(&self, bytes: &[u8], seen: u64) -> (u64, usize) {
+        match self.entries.front() {
+            Some(front)
+                if front.shape.replies == 1 && self.replies.pieces.is_empty() && !self.replies.passing =>
+            {
+                self.replies.scan.run(bytes, front.unanswered() - seen)
+            }
+            _ => (0, 0),
+        }
     }
 
     /// Hands out the replies to the entry in front that have been seen; they end at `end`.
