@@ -183,9 +183,7 @@ impl Client {
 
     /// Writes what waits. Ready once nothing does.
     pub(crate) fn poll_flush(&self) -> Poll<()> {
-        let state = &mut *self.state.borrow_mut();
-        state.flush();
-        if state.output.is_empty() {
+        if self.state.borrow_mut().flush() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -377,12 +375,15 @@ impl State {
                 None => break,
             }
         }
-        if self.io.is_some() {
+        if rest.is_empty() {
+            self.push_out();
+        } else if self.io.is_some() {
             self.output.extend_from_slice(rest);
         }
     }
 
-    fn flush(&mut self) {
+    /// Writes what waits. True: nothing waits any more.
+    fn flush(&mut self) -> bool {
         while !self.output.is_empty() {
             let mut output = std::mem::take(&mut self.output);
             let Some(taken) = self.write(&output) else {
@@ -400,6 +401,22 @@ impl State {
         if self.output.len() < limits::OUTPUT_SOFT_BYTES {
             self.wake_feeders();
             self.wake_if_wanted();
+        }
+        self.output.is_empty() && self.push_out()
+    }
+
+    /// Has the stream pass on what it has taken and may hold back, as TLS does. False: the socket takes nothing now (the
+    /// session will be woken).
+    fn push_out(&mut self) -> bool {
+        let waker = self.waker.as_ref().unwrap_or(Waker::noop());
+        let Some(io) = self.io.as_mut() else { return true };
+        match Pin::new(io).poll_flush(&mut Context::from_waker(waker)) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                self.fail();
+                true
+            }
+            Poll::Pending => false,
         }
     }
 

@@ -19,6 +19,9 @@ pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
     Outcome, RefuseReason, ResendReason, Side, Tally,
 };
-pub use net::{Accepted, Incoming, Listen, TcpDial, TcpListen};
+pub use net::{
+    Accepted, Address, ClientTls, Incoming, Listen, ServerTls, TcpDial, TcpListen, TlsDial, TlsListen,
+    UnixListen,
+};
 pub use server::{Handle, Listener, Upstream, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};

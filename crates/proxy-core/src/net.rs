@@ -1,12 +1,30 @@
-//! Sockets: the network behind the seams [`Dial`] and [`Listen`].
+//! Sockets: the network behind the seams [`Dial`](sentinel_watcher::Dial) and [`Listen`].
 
+mod tcp;
+mod tls;
+mod unix;
+
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
-use tokio::net::{TcpListener, TcpStream};
+use sentinel_watcher::BoxIo;
+
+pub use tcp::{TcpDial, TcpListen};
+pub use tls::{ClientTls, ServerTls, TlsDial, TlsListen};
+pub use unix::UnixListen;
+
+/// One end of a connection. Shown as Redis shows it: `127.0.0.1:6379`, `/run/slipring.sock:0`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// IP and port.
+    Inet(SocketAddr),
+    /// The path of the listening socket; its clients have no name of their own.
+    Unix(Arc<Path>),
+}
 
 /// An accepted client that no worker has adopted yet, so that it can cross threads.
 pub trait Incoming: Send {
@@ -22,12 +40,12 @@ pub struct Accepted {
     /// Its socket.
     pub socket: Box<dyn Incoming>,
     /// Its address.
-    pub peer: SocketAddr,
+    pub peer: Address,
     /// The address it came to.
-    pub local: SocketAddr,
+    pub local: Address,
 }
 
-/// A listening socket as one worker sees it. Two implementations: the network, and the simulation.
+/// A listening socket as one worker sees it. The network's, one that adds TLS, and the simulation's.
 pub trait Listen: Send {
     /// The next client.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>>;
@@ -37,114 +55,42 @@ pub trait Listen: Send {
     /// What the operating system says.
     fn share(&self) -> io::Result<Box<dyn Listen>>;
     /// Where it listens.
-    fn address(&self) -> SocketAddr;
+    fn address(&self) -> Address;
 }
 
-/// Connections over TCP, without delay, with keepalive.
-#[derive(Clone, Debug)]
-pub struct TcpDial {
-    /// Deadline of one attempt, name resolution included.
-    pub timeout: Duration,
-}
+// === impl Address ===
 
-/// A bound TCP socket. It joins a worker's reactor at its first accept.
-#[derive(Debug)]
-pub struct TcpListen {
-    socket: std::net::TcpListener,
-    registered: Option<TcpListener>,
-    address: SocketAddr,
-}
-
-struct TcpIncoming(std::net::TcpStream);
-
-// === impl TcpDial ===
-
-impl Dial for TcpDial {
-    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-    fn dial<'a>(&'a self, to: &'a HostPort) -> Dialing<'a> {
-        Box::pin(async move {
-            let attempt = TcpStream::connect((&*to.host, to.port));
-            let stream = tokio::time::timeout(self.timeout, attempt).await??;
-            stream.set_nodelay(true)?;
-            set_keepalive(&stream)?;
-            Ok(Box::new(stream) as BoxIo)
-        })
-    }
-}
-
-// === impl TcpListen ===
-
-impl TcpListen {
-    /// Binds `address`, with SO_REUSEADDR and a backlog of 4096.
-    ///
-    /// # Errors
-    /// What the operating system says, for instance that the port is taken.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        use socket2::{Domain, Protocol, Socket, Type};
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+impl Address {
+    /// Nobody but this machine can come here.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Inet(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
         }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(4096)?;
-        let socket = std::net::TcpListener::from(socket);
-        let address = socket.local_addr()?;
-        Ok(Self {
-            socket,
-            registered: None,
-            address,
-        })
+    }
+
+    /// Its IP and port, where it has them.
+    #[must_use]
+    pub fn inet(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Inet(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
     }
 }
 
-impl Listen for TcpListen {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
-        let listener = match &self.registered {
-            Some(listener) => listener,
-            None => self
-                .registered
-                .insert(TcpListener::from_std(self.socket.try_clone()?)?),
-        };
-        listener.poll_accept(cx).map(|accepted| {
-            let (stream, peer) = accepted?;
-            stream.set_nodelay(true)?;
-            let local = stream.local_addr()?;
-            Ok(Accepted {
-                socket: Box::new(TcpIncoming(stream.into_std()?)),
-                peer,
-                local,
-            })
-        })
-    }
-
-    fn share(&self) -> io::Result<Box<dyn Listen>> {
-        Ok(Box::new(Self {
-            socket: self.socket.try_clone()?,
-            registered: None,
-            address: self.address,
-        }))
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.address
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{}:0", path.display()),
+        }
     }
 }
 
-impl Incoming for TcpIncoming {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        let stream = TcpStream::from_std(self.0)?;
-        set_keepalive(&stream)?;
-        Ok(Box::new(stream))
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Inet(address)
     }
-}
-
-/// Redis' own default of `tcp-keepalive`: first probe after 300 s, then every 100 s.
-fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
-    let probes = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(300))
-        .with_interval(Duration::from_secs(100))
-        .with_retries(3);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
 }

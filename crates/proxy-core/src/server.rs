@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use crate::error::Error;
 use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
-use crate::net::{Accepted, Listen};
+use crate::net::{Accepted, Address, Listen};
 use crate::session::Session;
 use crate::settings::{ReadPolicy, Settings};
 
@@ -392,12 +391,12 @@ impl Running {
         // The session lives in this block and nowhere else: it is most of what an idle client costs.
         crate::task::spawn(async move {
             let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
-            running.bid_farewell(ended.ok(), key, listener, peer);
+            running.bid_farewell(ended.ok(), key, listener, &peer);
         });
     }
 
     /// A session has ended; without a reason it panicked.
-    fn bid_farewell(&self, reason: Option<CloseReason>, key: usize, listener: usize, peer: SocketAddr) {
+    fn bid_farewell(&self, reason: Option<CloseReason>, key: usize, listener: usize, peer: &Address) {
         let reason = reason.unwrap_or_else(|| {
             tracing::error!(%peer, "a session panicked, which is a defect; its client is closed");
             self.state.cells.add(Counter::SessionPanics, 1);

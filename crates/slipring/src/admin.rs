@@ -197,7 +197,7 @@ mod tests {
         );
         let status = Arc::new(Status::new(vec![a, b], metrics, Vec::new()));
         let listen = TcpListen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let at = listen.address();
+        let at = listen.address().inet().unwrap();
         let mut task = JoinSet::new();
         task.spawn(Admin::new(listen, Arc::clone(&status)).run());
         (at, status, [first, second], task)

@@ -101,7 +101,8 @@ impl Conn {
         self.counted
             .cells
             .add(Counter::SentBytes(Side::Node), bytes.len() as u64);
-        self.io.write_all(bytes).await
+        self.io.write_all(bytes).await?;
+        self.io.flush().await
     }
 
     /// The next reply frame, whole. Cancel-safe: what was read stays.

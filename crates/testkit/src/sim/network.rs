@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use proxy_core::{Accepted, Incoming, Listen};
+use proxy_core::{Accepted, Address, Incoming, Listen};
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -271,7 +271,7 @@ impl Listen for Door {
         match knocks.waiting.pop_front() {
             Some(stream) => Poll::Ready(Ok(Accepted {
                 socket: Box::new(Knock(stream)),
-                peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+                peer: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
                 local: self.address(),
             })),
             None => {
@@ -287,8 +287,8 @@ impl Listen for Door {
         Ok(Box::new(self.clone()))
     }
 
-    fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 6379))
+    fn address(&self) -> Address {
+        SocketAddr::from(([127, 0, 0, 1], 6379)).into()
     }
 }
 

@@ -98,7 +98,10 @@ impl Outbox {
                 Err(error) => return Poll::Ready(error),
             }
         }
-        Poll::Pending
+        match ready!(Pin::new(io).poll_flush(cx)) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
     }
 
     /// What stands at `place` is kept until [`Self::answered`].

@@ -1,0 +1,120 @@
+//! TCP: without delay, with keepalive.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Accepted, Address, Incoming, Listen};
+
+/// Connections over TCP, without delay, with keepalive.
+#[derive(Clone, Debug)]
+pub struct TcpDial {
+    /// Deadline of one attempt, name resolution included.
+    pub timeout: Duration,
+}
+
+/// A bound TCP socket. It joins a worker's reactor at its first accept.
+#[derive(Debug)]
+pub struct TcpListen {
+    socket: std::net::TcpListener,
+    registered: Option<TcpListener>,
+    address: SocketAddr,
+}
+
+struct TcpIncoming(std::net::TcpStream);
+
+// === impl TcpDial ===
+
+impl Dial for TcpDial {
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
+    fn dial<'a>(&'a self, to: &'a HostPort) -> Dialing<'a> {
+        Box::pin(async move {
+            let attempt = TcpStream::connect((&*to.host, to.port));
+            let stream = tokio::time::timeout(self.timeout, attempt).await??;
+            stream.set_nodelay(true)?;
+            set_keepalive(&stream)?;
+            Ok(Box::new(stream) as BoxIo)
+        })
+    }
+}
+
+// === impl TcpListen ===
+
+impl TcpListen {
+    /// Binds `address`, with SO_REUSEADDR and a backlog of 4096.
+    ///
+    /// # Errors
+    /// What the operating system says, for instance that the port is taken.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        let socket = std::net::TcpListener::from(socket);
+        let address = socket.local_addr()?;
+        Ok(Self {
+            socket,
+            registered: None,
+            address,
+        })
+    }
+}
+
+impl Listen for TcpListen {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        let listener = match &self.registered {
+            Some(listener) => listener,
+            None => self
+                .registered
+                .insert(TcpListener::from_std(self.socket.try_clone()?)?),
+        };
+        listener.poll_accept(cx).map(|accepted| {
+            let (stream, peer) = accepted?;
+            stream.set_nodelay(true)?;
+            let local = stream.local_addr()?;
+            Ok(Accepted {
+                socket: Box::new(TcpIncoming(stream.into_std()?)),
+                peer: peer.into(),
+                local: local.into(),
+            })
+        })
+    }
+
+    fn share(&self) -> io::Result<Box<dyn Listen>> {
+        Ok(Box::new(Self {
+            socket: self.socket.try_clone()?,
+            registered: None,
+            address: self.address,
+        }))
+    }
+
+    fn address(&self) -> Address {
+        self.address.into()
+    }
+}
+
+impl Incoming for TcpIncoming {
+    fn open(self: Box<Self>) -> io::Result<BoxIo> {
+        let stream = TcpStream::from_std(self.0)?;
+        set_keepalive(&stream)?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// Redis' own default of `tcp-keepalive`: first probe after 300 s, then every 100 s.
+fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(300))
+        .with_interval(Duration::from_secs(100))
+        .with_retries(3);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
+}

@@ -1,0 +1,203 @@
+//! TLS around a listener and around a dial, by rustls. Certificates are read by whoever builds the configurations;
+//! each new connection uses those that are in place when it is made.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor, TlsConnector};
+
+use super::{Accepted, Address, Incoming, Listen};
+
+/// What slipring shows to clients: swapped as a whole when certificates are renewed.
+pub type ServerTls = Arc<ArcSwap<ServerConfig>>;
+
+/// What slipring shows to nodes or sentinels, and whom it trusts there.
+pub type ClientTls = Arc<ArcSwap<ClientConfig>>;
+
+/// A listener whose clients speak TLS.
+pub struct TlsListen {
+    inner: Box<dyn Listen>,
+    config: ServerTls,
+    timeout: Duration,
+}
+
+/// A client that has still to shake hands.
+struct TlsIncoming {
+    inner: Box<dyn Incoming>,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+}
+
+/// A client's connection. It shakes hands when it is first read or written, in the session's own task: a client that
+/// is slow at it holds nobody up.
+enum TlsClient {
+    Shaking(Box<Shaking>),
+    Open(Box<TlsStream<BoxIo>>),
+    Failed,
+}
+
+struct Shaking {
+    accept: Accept<BoxIo>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+/// Connections that speak TLS.
+pub struct TlsDial {
+    /// Makes the connections beneath.
+    pub inner: Arc<dyn Dial>,
+    /// Whom to trust, and what to show.
+    pub config: ClientTls,
+    /// The name that certificates must bear; `None`: the host that was dialled.
+    pub server_name: Option<ServerName<'static>>,
+    /// Deadline of the handshake.
+    pub timeout: Duration,
+}
+
+// === impl TlsListen ===
+
+impl TlsListen {
+    /// Clients of `inner` speak TLS and shake hands within `timeout`.
+    #[must_use]
+    pub fn new(inner: Box<dyn Listen>, config: ServerTls, timeout: Duration) -> Self {
+        Self {
+            inner,
+            config,
+            timeout,
+        }
+    }
+}
+
+impl Listen for TlsListen {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        self.inner.poll_accept(cx).map_ok(|accepted| Accepted {
+            socket: Box::new(TlsIncoming {
+                inner: accepted.socket,
+                config: self.config.load_full(),
+                timeout: self.timeout,
+            }),
+            ..accepted
+        })
+    }
+
+    fn share(&self) -> io::Result<Box<dyn Listen>> {
+        Ok(Box::new(Self {
+            inner: self.inner.share()?,
+            config: Arc::clone(&self.config),
+            timeout: self.timeout,
+        }))
+    }
+
+    fn address(&self) -> Address {
+        self.inner.address()
+    }
+}
+
+impl Incoming for TlsIncoming {
+    fn open(self: Box<Self>) -> io::Result<BoxIo> {
+        let accept = TlsAcceptor::from(self.config).accept(self.inner.open()?);
+        Ok(Box::new(TlsClient::Shaking(Box::new(Shaking {
+            accept,
+            deadline: Box::pin(tokio::time::sleep(self.timeout)),
+        }))))
+    }
+}
+
+// === impl TlsClient ===
+
+impl TlsClient {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut TlsStream<BoxIo>>>> {
+        if let Self::Shaking(shaking) = self {
+            let shaken = match Pin::new(&mut shaking.accept).poll(cx) {
+                Poll::Pending => {
+                    ready!(shaking.deadline.as_mut().poll(cx));
+                    Err(io::ErrorKind::TimedOut.into())
+                }
+                Poll::Ready(shaken) => shaken,
+            };
+            *self = match shaken {
+                Ok(stream) => Self::Open(Box::new(stream)),
+                Err(error) => {
+                    tracing::debug!(%error, "a client's TLS handshake failed");
+                    *self = Self::Failed;
+                    return Poll::Ready(Err(error));
+                }
+            };
+        }
+        Poll::Ready(match self {
+            Self::Open(stream) => Ok(Pin::new(&mut **stream)),
+            Self::Shaking(_) | Self::Failed => Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+}
+
+impl AsyncRead for TlsClient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_open(cx))?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsClient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_open(cx))?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_open(cx))?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_open(cx))?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for TlsClient {
+    /// Says that it ends here, as far as the socket takes it at once: a peer must be able to tell an end from a cut.
+    fn drop(&mut self) {
+        if let Self::Open(stream) = self {
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+// === impl TlsDial ===
+
+impl Dial for TlsDial {
+    fn dial<'a>(&'a self, to: &'a HostPort) -> Dialing<'a> {
+        Box::pin(async move {
+            let name = match &self.server_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(&*to.host)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?
+                    .to_owned(),
+            };
+            let stream = self.inner.dial(to).await?;
+            let connecting = TlsConnector::from(self.config.load_full()).connect(name, stream);
+            let stream = tokio::time::timeout(self.timeout, connecting).await??;
+            Ok(Box::new(stream) as BoxIo)
+        })
+    }
+}
+
+impl fmt::Debug for TlsDial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsDial")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
