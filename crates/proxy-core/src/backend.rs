@@ -65,6 +65,7 @@ pub(crate) struct Backend {
     blocking: OnceCell<LeasePool>,
     streaming: OnceCell<LeasePool>,
     transaction: OnceCell<LeasePool>,
+    control: OnceCell<LeasePool>,
     /// Since when no session has used it.
     unused_since: Cell<Option<Instant>>,
     /// The node's answer to HELLO in this Profile's RESP version.
@@ -143,9 +144,13 @@ impl Link {
                 .get()
                 .is_some_and(|until| Instant::now() < until),
             // EXEC itself was refused: the transaction is gone from the node, and nothing of it was executed.
-            Refusal::ExecAbort => [&b"READONLY"[..], b"LOADING", b"MASTERDOWN", b"NOREPLICAS"]
-                .iter()
-                .any(|word| error.windows(word.len()).any(|window| window == *word)),
+            Refusal::ExecAbort => {
+                let says = |word: &[u8]| error.windows(word.len()).any(|window| window == word);
+                says(b"READONLY")
+                    || says(b"LOADING")
+                    || says(b"MASTERDOWN")
+                    || (says(b"NOREPLICAS") && self.may_wait_out(Refusal::NoReplicas, error))
+            }
             _ => false,
         }
     }
@@ -161,6 +166,7 @@ impl Backend {
             blocking: OnceCell::new(),
             streaming: OnceCell::new(),
             transaction: OnceCell::new(),
+            control: OnceCell::new(),
             unused_since: Cell::new(None),
             hello: RefCell::new(None),
             fenced: Cell::new(false),
@@ -174,6 +180,7 @@ impl Backend {
             Budget::Blocking => &self.blocking,
             Budget::Streaming => &self.streaming,
             Budget::Transaction => &self.transaction,
+            Budget::Control => &self.control,
         };
         pool.get_or_init(|| {
             let settings = &self.link.settings;
@@ -195,7 +202,7 @@ impl Backend {
     }
 
     fn pools(&self) -> impl Iterator<Item = &LeasePool> {
-        [&self.blocking, &self.streaming, &self.transaction]
+        [&self.blocking, &self.streaming, &self.transaction, &self.control]
             .into_iter()
             .filter_map(OnceCell::get)
     }

@@ -63,5 +63,9 @@ pub(crate) const RETRY_PAUSE_MS: (u64, u64) = (5, 100);
 /// Failovers of a master that are remembered; older ones are forgotten.
 pub(crate) const FAILOVERS_KEPT: usize = 64;
 
+/// A shared connection with a command that may keep it alone busy (a script, a module's command, a transaction) and
+/// that has been silent for so long takes nothing new: a node that serves others goes on doing so.
+pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;
+
 /// How often a worker looks for silent nodes, idle clients and idle leases.
-pub(crate) const PULSE_MS: u64 = 100;
+pub(crate) const PULSE_MS: u64 = 50;

@@ -344,9 +344,18 @@ impl Session {
             Class::Session => self.own(command).await,
             Class::Transaction => self.transaction(command).await,
             Class::Blocking if !command.may_block() => self.hold(command).await,
-            Class::Data | Class::Control | Class::Blocking => {
+            Class::Blocking => {
                 self.pinned(command, Budget::Blocking, LeaseReason::Blocking)
                     .await
+            }
+            Class::Data => self.pinned(command, Budget::Blocking, LeaseReason::Large).await,
+            Class::Control => {
+                let budget = if spec.flags.contains(CommandFlags::ALLOW_BUSY) {
+                    Budget::Control
+                } else {
+                    Budget::Blocking
+                };
+                self.pinned(command, budget, LeaseReason::Control).await
             }
             Class::Wait => self.pinned(command, Budget::Blocking, LeaseReason::Wait).await,
             Class::Subscription if spec.name.ends_with("unsubscribe") => {

@@ -32,6 +32,10 @@ impl RequestLimits {
     };
 }
 
-/// How deep aggregates may nest in a reply. Redis' own replies nest about ten deep; a script may return more.
-/// It also bounds the recursion of the library behind [`crate::value::decode`].
-pub const MAX_REPLY_DEPTH: usize = 128;
+/// How deep aggregates may nest in a reply that is passed on. Redis' own replies nest about ten deep; a script may
+/// return some thousands.
+pub const MAX_REPLY_DEPTH: usize = 16 << 10;
+
+/// How deep aggregates may nest in a reply that is decoded: it bounds the recursion of the library behind
+/// [`crate::value::decode`].
+pub const MAX_VALUE_DEPTH: usize = 128;

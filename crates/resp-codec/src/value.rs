@@ -2,6 +2,7 @@
 
 use crate::error::ReplyError;
 use crate::frame::Progress;
+use crate::limits::MAX_VALUE_DEPTH;
 use crate::scan::ReplyScan;
 use redis_protocol::{resp2, resp3};
 
@@ -34,7 +35,7 @@ pub enum Value {
 /// [`ReplyError::Malformed`] for lines that do not hold what their type says.
 pub fn decode(reply: &[u8]) -> Result<Value, ReplyError> {
     // The library behind this recurses without a bound and trusts lengths: the scanner goes first.
-    match ReplyScan::default().feed(reply)? {
+    match ReplyScan::no_deeper_than(MAX_VALUE_DEPTH).feed(reply)? {
         Progress::Complete { used, .. } if used == reply.len() => {}
         _ => return Err(ReplyError::Incomplete),
     }

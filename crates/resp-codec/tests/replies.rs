@@ -146,7 +146,7 @@ fn nesting_has_a_limit() {
         b">1\r\n",
         b"*2\r\n",
     ] {
-        let stream = header.repeat(5000);
+        let stream = header.repeat(MAX_REPLY_DEPTH + 2);
         assert_eq!(
             scan(&stream, stream.len()),
             (vec![], Some(ReplyError::TooDeep)),

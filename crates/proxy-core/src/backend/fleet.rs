@@ -43,6 +43,8 @@ pub(crate) struct Fleet {
     applied: Signal,
     nodes: RefCell<BTreeMap<NodeKey, NodeBackends>>,
     settling_until: Rc<Cell<Option<Instant>>>,
+    /// It has had a primary.
+    led: Cell<bool>,
     /// The primary answers NOAUTH to nobody.
     auth_required: Cell<bool>,
 }
@@ -68,6 +70,7 @@ impl Fleet {
             applied: Signal::default(),
             nodes: RefCell::new(BTreeMap::new()),
             settling_until: Rc::new(Cell::new(None)),
+            led: Cell::new(false),
             auth_required: Cell::new(false),
         })
     }
@@ -243,8 +246,11 @@ impl Fleet {
             let shard = topology.shard(0);
             let primary = shard.primary.as_ref().map(key_of);
             if primary.is_some() && primary != before.shard(0).primary.as_ref().map(key_of) {
-                self.settling_until
-                    .set(Some(Instant::now() + self.hold_timeout()));
+                // The first one has the replicas that its operator gave it.
+                if self.led.replace(true) {
+                    self.settling_until
+                        .set(Some(Instant::now() + self.hold_timeout()));
+                }
                 crate::task::spawn(Rc::clone(self).learn_auth());
             }
             let stays = |key: &NodeKey| match key.term {

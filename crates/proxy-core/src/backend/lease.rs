@@ -18,12 +18,14 @@ use crate::metrics::{Cells, ConnectionKind, NodeCells};
 /// would wake them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Budget {
-    /// Commands that may block, and other single commands that must not share.
+    /// Commands that may block, and single requests that are too large to share.
     Blocking,
     /// Subscriptions, MONITOR.
     Streaming,
     /// WATCH, and MULTI in several batches.
     Transaction,
+    /// What stops or asks after a script that runs too long: it gets through whatever else is used up.
+    Control,
 }
 
 /// Why there is no lease.
@@ -68,6 +70,7 @@ impl Budget {
             Self::Blocking => "blocking commands",
             Self::Streaming => "subscriptions and streams",
             Self::Transaction => "transactions",
+            Self::Control => "control commands",
         }
     }
 }

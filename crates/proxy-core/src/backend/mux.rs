@@ -58,7 +58,7 @@ struct State {
 enum Phase {
     Connecting,
     Open,
-    /// Takes no new commands: a slow client holds its reading up. Closes once all is answered.
+    /// Takes no new commands: a slow client holds its reading up, or a script its node. Closes once all is answered.
     Retired,
     Closed,
 }
@@ -77,6 +77,8 @@ enum Addressee {
     Client(Ticket),
     /// A question of slipring's own.
     Asker(oneshot::Sender<Bytes>),
+    /// So many reads that were asked again elsewhere: their replies are dropped.
+    Nobody(u64),
 }
 
 // === impl Mux ===
@@ -156,15 +158,20 @@ impl Mux {
     pub(crate) fn pulse(&self, now: Instant, timeout: Duration) -> bool {
         let state = &mut *self.state.borrow_mut();
         state.break_off_stuck(now);
+        if state.stuck.is_some() {
+            state.let_reads_go(&self.link);
+            return false;
+        }
         if state.entries.is_empty() || !matches!(state.phase, Phase::Open | Phase::Retired) {
             state.silent_since = None;
             return false;
         }
-        if state.stuck.is_some() {
-            return false;
+        let silent = now.duration_since(*state.silent_since.get_or_insert(now));
+        if silent.as_millis() >= u128::from(limits::SCRIPT_SILENCE_MS) && state.runs_code() {
+            state.phase = Phase::Retired;
+            state.let_reads_go(&self.link);
         }
-        let since = *state.silent_since.get_or_insert(now);
-        now.duration_since(since) >= timeout
+        silent >= timeout
     }
 
     fn append(&self, addressee: Addressee, frame: &[u8], shape: Shape, since: Instant) {
@@ -310,14 +317,53 @@ impl State {
         let Some(Addressee::Client(ticket)) = self.entries.front().map(|entry| &entry.addressee) else {
             return;
         };
-        let others = self
-            .entries
-            .iter()
-            .any(|entry| !matches!(&entry.addressee, Addressee::Client(other) if other.is_of(ticket)));
+        let others = self.entries.iter().any(|entry| match &entry.addressee {
+            Addressee::Client(other) => !other.is_of(ticket),
+            Addressee::Asker(_) => true,
+            Addressee::Nobody(_) => false,
+        });
         if ticket.taken() != *taken {
             (*taken, *since) = (ticket.taken(), now);
         } else if others && now.duration_since(*since).as_secs() >= limits::SLOW_CLIENT_SECS {
             ticket.break_off(CloseReason::Output);
+        }
+    }
+
+    /// A command here may keep this connection busy while the node serves others: a node neither reads nor writes
+    /// the connection whose script it runs, so even what was answered before the script is silent.
+    fn runs_code(&self) -> bool {
+        let mut shapes = self.entries.iter().map(|entry| entry.shape);
+        shapes.any(|shape| !shape.refusable || shape.replies > 1)
+    }
+
+    /// Reads and PINGs behind a front that does not move are asked again, elsewhere: all of a client's, where it has
+    /// nothing else here. What may write has been sent, and waits.
+    fn let_reads_go(&mut self, link: &Link) {
+        let asks = |shape: Shape| shape.read || shape.command.spec().name == "ping";
+        let mut staying = BTreeSet::new();
+        for (at, entry) in self.entries.iter().enumerate() {
+            if let Addressee::Client(ticket) = &entry.addressee
+                && (at == 0 || !may_resend(Sent::Maybe, asks(entry.shape), entry.shape.resends))
+            {
+                staying.insert(ticket.client_address());
+            }
+        }
+        for entry in self.entries.iter_mut().skip(1) {
+            let Addressee::Client(ticket) = &entry.addressee else {
+                continue;
+            };
+            if staying.contains(&ticket.client_address()) {
+                continue;
+            }
+            let nobody = Addressee::Nobody(ticket.count());
+            let mut rest = Some(std::mem::replace(&mut entry.addressee, nobody));
+            let mut shape = entry.shape;
+            shape.resends += 1;
+            for (frame, _) in self.outbox.frames(entry.place).into_iter().skip(entry.done) {
+                let (upstream, reason) = (link.upstream, ResendReason::Read);
+                link.cells.add(Counter::Resends { upstream, reason }, 1);
+                Addressee::next_of(&mut rest).give_back(frame, shape, Before::Unanswered);
+            }
         }
     }
 
@@ -353,6 +399,10 @@ impl State {
         let entries = std::mem::take(&mut self.entries);
         let overtaken = self.overtaken(&entries);
         for (entry, overtaken) in entries.into_iter().zip(overtaken) {
+            if matches!(entry.addressee, Addressee::Nobody(_)) {
+                passing = false;
+                continue;
+            }
             let frames = if entry.shape.replies > 1 {
                 vec![(self.outbox.copy(entry.place), self.outbox.sent(entry.place))]
             } else {
@@ -415,6 +465,7 @@ impl InFlight {
         match &self.addressee {
             Addressee::Client(ticket) => ticket.count(),
             Addressee::Asker(_) => 1,
+            Addressee::Nobody(count) => *count,
         }
     }
 
@@ -454,6 +505,7 @@ impl Addressee {
             }
             // An asker that no longer waits has no use for the answer.
             Self::Asker(asker) => drop(asker.send(reply)),
+            Self::Nobody(_) => {}
         }
     }
 

@@ -95,6 +95,10 @@ labels! {
         Stream = "stream",
         /// CLIENT TRACKING and other state for the session's life.
         Tracking = "tracking",
+        /// SCRIPT KILL and its kin, DEBUG.
+        Control = "control",
+        /// A request too large to share a connection.
+        Large = "large",
     }
 }
 

@@ -259,7 +259,7 @@ impl Session {
 
     /// A lease on the primary, with the open MULTI replayed. `Ok(false)`: not now. The error is for the client.
     async fn take_lease(&mut self, stay: &mut Stay) -> Result<Result<bool, Bytes>, Close> {
-        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+        let Some(backend) = self.door.fleet.primary(&stay.profile(&self.profile)) else {
             return Ok(Ok(false));
         };
         let leased = tokio::select! {
@@ -280,15 +280,17 @@ impl Session {
         };
         if stay.state.in_multi && !stay.journal.over {
             let replayed = async {
+                let mut taken = true;
                 lease.conn().send(&stay.journal.frames).await?;
                 for _ in 0..stay.journal.commands {
-                    lease.conn().reply().await?;
+                    let (_, reply) = lease.conn().reply().await?;
+                    taken &= !refusal(&reply).is_some_and(|why| backend.link().may_wait_out(why, &reply));
                 }
-                Ok::<(), std::io::Error>(())
+                Ok::<bool, std::io::Error>(taken)
             };
             if !matches!(
                 self.while_primary(&backend.link().node, replayed).await?,
-                Some(Ok(()))
+                Some(Ok(true))
             ) {
                 return Ok(Ok(false));
             }

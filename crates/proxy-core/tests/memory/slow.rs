@@ -62,6 +62,28 @@ fn who_waits_behind_a_slow_clients_reply_waits_no_longer_than_the_bound() {
 }
 
 #[test]
+fn reads_behind_a_slow_clients_reply_are_asked_again_elsewhere() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        world.a.put("x", b"1");
+        let (mut slow, mut reader, mut writer) = (world.narrow_client(1024), world.client(), world.client());
+        assert_eq!(slow.ask("GET x").await, "1");
+        world.a.once("GET big", Fault::Delay(Duration::from_millis(10)));
+        slow.send("GET big").await;
+        settle().await;
+        reader.send("GET x; PING; GET x").await;
+        writer.send("GET x; INCR n").await;
+        let started = Instant::now();
+        assert_eq!(reader.replies(3).await, "1 +PONG 1");
+        assert!(started.elapsed() < SECOND / 4, "{:?}", started.elapsed());
+        writer.hears_nothing_for(SECOND).await;
+        assert_eq!(writer.replies(2).await, "1 :1", "what may write is asked once");
+        assert_eq!(world.a.received("INCR n").len(), 1);
+        assert_eq!(reader.ask("INCR n").await, ":2");
+    });
+}
+
+#[test]
 fn a_slow_client_that_does_read_gets_every_byte() {
     run(async |world| {
         let value: Vec<u8> = (0..BIG).map(|at| (at % 251) as u8).collect();

@@ -8,7 +8,7 @@ use crate::frame::{Progress, ReplyKind};
 use crate::limits::MAX_REPLY_DEPTH;
 
 /// Finds the ends of replies in a stream of chunks. Nothing of a chunk need be kept for the next call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ReplyScan {
     stage: Stage,
     /// Values still to come in the innermost open aggregate; 0 between frames.
@@ -16,6 +16,8 @@ pub struct ReplyScan {
     /// The same for the aggregates around it, outermost first. Flat replies never push a second level, and the
     /// memory of the first is kept.
     around: Vec<u64>,
+    /// How deep aggregates may nest.
+    max_depth: usize,
     kind: ReplyKind,
 }
 
@@ -51,7 +53,25 @@ const MAX_COUNT_LEN: usize = 20;
 
 // === impl ReplyScan ===
 
+impl Default for ReplyScan {
+    fn default() -> Self {
+        Self::no_deeper_than(MAX_REPLY_DEPTH)
+    }
+}
+
 impl ReplyScan {
+    /// A scan that refuses replies which nest deeper than this.
+    #[inline]
+    pub(crate) fn no_deeper_than(max_depth: usize) -> Self {
+        Self {
+            stage: Stage::default(),
+            left: 0,
+            around: Vec::new(),
+            max_depth,
+            kind: ReplyKind::default(),
+        }
+    }
+
     /// Consumes bytes of `chunk` up to the end of the reply that is open, or all of them. After
     /// [`Progress::Complete`] the next call starts with the rest of the chunk, or with the next one.
     ///
@@ -233,7 +253,7 @@ impl ReplyScan {
         match values {
             0 => Ok(kind != ATTRIBUTE),
             values => {
-                if self.around.len() >= MAX_REPLY_DEPTH {
+                if self.around.len() >= self.max_depth {
                     return Err(ReplyError::TooDeep);
                 }
                 self.around.push(outer);

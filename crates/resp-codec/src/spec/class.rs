@@ -31,7 +31,7 @@ pub enum Class {
     Subscription,
     /// Turns the connection into a stream: MONITOR, SYNC, PSYNC.
     Stream,
-    /// Stops scripts or servers, and must not queue behind them.
+    /// Stops scripts or servers or asks after them, and must not queue behind them.
     Control,
     /// State of the node's connection that cannot be shared or moved; pins the session for its life.
     Tracking,
@@ -110,7 +110,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 35] = [
+const CLASSES: [(&str, Class); 36] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -144,6 +144,7 @@ const CLASSES: [(&str, Class); 35] = [
     ("psync", Class::Stream),
     ("script|kill", Class::Control),
     ("function|kill", Class::Control),
+    ("function|stats", Class::Control),
     ("shutdown", Class::Control),
     ("debug", Class::Control),
 ];

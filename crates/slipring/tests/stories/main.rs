@@ -18,6 +18,7 @@ mod pipelines;
 mod planned_failover;
 mod replica_reads;
 mod replies_destroyed;
+mod scripts;
 mod sentinels_lost;
 mod sessions;
 mod stop_cont;

@@ -159,6 +159,7 @@ impl State {
                 let reply = batch.bytes.get(batch.start..end).unwrap_or_default();
                 let _ = asker.send(Bytes::copy_from_slice(reply));
             }
+            Addressee::Nobody(_) => {}
         }
         self.forget_front(place);
     }
@@ -171,6 +172,10 @@ impl State {
         front.done += count as usize;
         let addressee = match &mut front.addressee {
             Addressee::Client(ticket) if ticket.count() > count => Addressee::Client(ticket.split(count)),
+            Addressee::Nobody(left) if *left > count => {
+                *left -= count;
+                Addressee::Nobody(count)
+            }
             _ => self.entries.pop_front().expect("just seen").addressee,
         };
         (addressee, shape, place, done)
@@ -252,14 +257,17 @@ impl State {
     /// A reply that goes on: kept, or passed on where it is large and its client's turn has come.
     fn keep_part(&mut self, part: &[u8]) {
         let replies = &mut self.replies;
-        let Some(InFlight {
-            addressee: Addressee::Client(ticket),
-            shape,
-            ..
-        }) = self.entries.front()
-        else {
-            replies.pieces.extend_from_slice(part);
-            return;
+        let (ticket, shape) = match self.entries.front() {
+            Some(InFlight {
+                addressee: Addressee::Client(ticket),
+                shape,
+                ..
+            }) => (ticket, shape),
+            Some(InFlight {
+                addressee: Addressee::Nobody(_),
+                ..
+            }) => return,
+            _ => return replies.pieces.extend_from_slice(part),
         };
         if replies.passing {
             ticket.part(part);

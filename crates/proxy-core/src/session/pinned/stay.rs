@@ -121,6 +121,18 @@ impl Stay {
         }
     }
 
+    /// Whose connection it takes. A busy node refuses SELECT, so what must reach it then goes without a database.
+    pub(super) fn profile(&self, session: &Profile) -> Profile {
+        let db = match self.budget {
+            Budget::Control => 0,
+            Budget::Blocking | Budget::Streaming | Budget::Transaction => session.db,
+        };
+        Profile {
+            db,
+            ..session.clone()
+        }
+    }
+
     /// The connection is gone; what can be rebuilt is rebuilt on the next.
     pub(super) fn lose(&mut self) {
         self.held = None;
