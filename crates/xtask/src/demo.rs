@@ -37,7 +37,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 32)]
     clients: usize,
     /// Before which server; without it Redis, or Valkey where Redis is missing
-    #[arg(long, value_name = "redis|valkey", value_parser = flavor)]
+    #[arg(long, value_name = "redis|valkey", value_parser = crate::flavor)]
     server: Option<Flavor>,
 }
 
@@ -243,14 +243,6 @@ fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => Ok(Duration::from_secs(number)),
         "m" => Ok(Duration::from_secs(60 * number)),
         _ => Err("it takes a time such as 40s or 2m".to_owned()),
-    }
-}
-
-fn flavor(text: &str) -> Result<Flavor, String> {
-    match text {
-        "redis" => Ok(Flavor::Redis),
-        "valkey" => Ok(Flavor::Valkey),
-        _ => Err("it takes redis or valkey".to_owned()),
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod demo;
 mod generate;
 mod setup;
+mod suite;
 mod test;
 mod tool;
 
@@ -36,6 +37,8 @@ enum Chore {
     Audit(audit::Options),
     /// Measure slipring and its peers; what follows `--` goes to the driver
     Load(LoadArgs),
+    /// Run Redis' own test suite before a node and through slipring, and show what differs
+    Suite(suite::Options),
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -90,6 +93,7 @@ fn run(chore: Chore) -> Result<bool> {
             ]);
             load.args(&args.args).passes()
         }
+        Chore::Suite(options) => suite::run(&options),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }
@@ -110,4 +114,12 @@ fn command_table() -> PathBuf {
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn flavor(text: &str) -> Result<Flavor, String> {
+    match text {
+        "redis" => Ok(Flavor::Redis),
+        "valkey" => Ok(Flavor::Valkey),
+        _ => Err("it takes redis or valkey".to_owned()),
+    }
 }
