@@ -333,6 +333,16 @@ impl Backend {
         retires
     }
 
+    /// None of its shared connections owes an answer to what may write.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let (muxes, leaving) = (self.muxes.borrow(), self.leaving.borrow());
+        muxes
+            .iter()
+            .flatten()
+            .chain(leaving.iter())
+            .all(|mux| mux.is_quiet())
+    }
+
     /// Cuts the shared connections: their reads travel again, on fresh ones.
     pub(crate) fn cut(&self) {
         for mux in self.muxes.borrow().iter().flatten() {

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
+use crate::failover::Timeline;
 use crate::metrics::{Cells, Gauge};
+use crate::server::Upstream;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
 /// What a session came through.
@@ -30,8 +32,25 @@ pub(crate) struct WorkerState {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     /// Bytes that wait for a primary, over all workers.
     pub(crate) held_bytes: Arc<AtomicUsize>,
+    /// In the order of the upstreams.
+    pub(crate) masters: Arc<[Master]>,
     /// The time at the last pulse: good enough for idle clients.
     pub(crate) pulse: Cell<Instant>,
+}
+
+/// One master, as all workers share it.
+pub(crate) struct Master {
+    pub(crate) upstream: Upstream,
+    pub(crate) census: Arc<Census>,
+    pub(crate) timeline: Arc<Timeline>,
+}
+
+/// Where a client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This machine: it may do what an operator may.
+    Here,
+    Elsewhere,
 }
 
 /// A command that waits for a primary, in the books for as long as this lives.

@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use sentinel_watcher::{Dial, HealthFeed, HintSender, TopologyFeed};
+use sentinel_watcher::{Dial, HealthFeed, HintSender, Steering, TopologyFeed};
 use slab::Slab;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::fleet::{Fleet, FleetParts};
 use crate::client::{Client, Order};
-use crate::door::{Census, Door, WorkerState};
+use crate::door::{Door, Master, Origin, WorkerState};
 use crate::error::Error;
 use crate::failover::Timeline;
 use crate::limits;
@@ -42,6 +42,8 @@ pub struct Upstream {
     pub hints: HintSender,
     /// What the watcher knows of the sentinels: the automatic hold timeout is made of their down-after.
     pub health: HealthFeed,
+    /// Where an operator's orders go.
+    pub steering: Steering,
 }
 
 /// One address that clients connect to.
@@ -72,7 +74,7 @@ pub struct Handle {
 /// What crosses the workers' threads.
 struct Shared {
     settings: Settings,
-    upstreams: Vec<SharedUpstream>,
+    masters: Arc<[Master]>,
     metrics: Arc<Metrics>,
     /// Clients of each worker.
     loads: Vec<AtomicUsize>,
@@ -80,12 +82,6 @@ struct Shared {
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
     last_id: AtomicU64,
-}
-
-struct SharedUpstream {
-    upstream: Upstream,
-    census: Arc<Census>,
-    timeline: Arc<Timeline>,
 }
 
 /// A client accepted elsewhere, for the least loaded worker.
@@ -136,14 +132,14 @@ pub fn build(
     let metrics = Metrics::new(workers, masters, addresses);
     let share = |(number, upstream): (usize, Upstream)| {
         let (master, health) = (Arc::clone(&upstream.master), upstream.health.clone());
-        SharedUpstream {
+        Master {
             upstream,
             census: Arc::default(),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
         }
     };
     let shared = Arc::new(Shared {
-        upstreams: upstreams.into_iter().enumerate().map(share).collect(),
+        masters: upstreams.into_iter().enumerate().map(share).collect(),
         metrics,
         settings: Settings { workers, ..settings },
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
@@ -195,8 +191,8 @@ impl Handle {
     /// The failovers of each master, in the order of the upstreams. Each is to be [followed](Timeline::follow).
     #[must_use]
     pub fn timelines(&self) -> Vec<Arc<Timeline>> {
-        let upstreams = self.shared.upstreams.iter();
-        upstreams.map(|upstream| Arc::clone(&upstream.timeline)).collect()
+        let masters = self.shared.masters.iter();
+        masters.map(|master| Arc::clone(&master.timeline)).collect()
     }
 
     /// What all workers count.
@@ -299,9 +295,10 @@ impl Running {
             cells: Arc::clone(&cells),
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
             held_bytes: Arc::clone(&shared.held_bytes),
+            masters: Arc::clone(&shared.masters),
             pulse: Cell::new(Instant::now()),
         });
-        let fleet = |(number, shared): (usize, &SharedUpstream)| {
+        let fleet = |(number, shared): (usize, &Master)| {
             let upstream = &shared.upstream;
             let parts = FleetParts {
                 upstream: number,
@@ -312,15 +309,16 @@ impl Running {
                 cells: Arc::clone(&cells),
                 scratch: Rc::clone(&state.scratch),
                 timeline: Arc::clone(&shared.timeline),
+                quiet: upstream.steering.quiet_place(),
             };
             let fleet = Fleet::new(parts, &upstream.feed);
             crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));
             fleet
         };
-        let fleets: Vec<_> = shared.upstreams.iter().enumerate().map(fleet).collect();
+        let fleets: Vec<_> = shared.masters.iter().enumerate().map(fleet).collect();
         let door = |listener: &Listener| {
             let upstream = shared
-                .upstreams
+                .masters
                 .get(listener.upstream)
                 .expect("a listener names an upstream");
             Rc::new(Door {
@@ -380,13 +378,17 @@ impl Running {
             });
             return;
         }
+        let origin = match &peer {
+            Address::Inet(peer) if !peer.ip().to_canonical().is_loopback() => Origin::Elsewhere,
+            _ => Origin::Here,
+        };
         let door = self.doors.get(listener).expect("one door a listener");
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let client = Client::new(io, Arc::clone(cells), self.state.now());
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         cells.add(Counter::ClientsAccepted { listener }, 1);
         cells.gauge_add(Gauge::Clients { listener }, 1);
-        let mut session = Session::new(id, client, Rc::clone(door));
+        let mut session = Session::new(id, client, Rc::clone(door), origin);
         let running = Rc::clone(self);
         // The session lives in this block and nowhere else: it is most of what an idle client costs.
         crate::task::spawn(async move {

@@ -15,6 +15,7 @@ mod input;
 mod multi;
 mod own;
 mod pinned;
+mod proxy;
 mod stream;
 
 use std::rc::Rc;
@@ -31,7 +32,7 @@ use crate::backend::lease::Budget;
 use crate::backend::mux::Mux;
 use crate::backend::profile::{Profile, Resp};
 use crate::client::{Client, Order, Shape};
-use crate::door::Door;
+use crate::door::{Door, Origin};
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason};
@@ -49,6 +50,7 @@ pub(crate) struct Session {
     profile: Profile,
     /// CLIENT SETNAME.
     name: Bytes,
+    origin: Origin,
     /// Under `--client-auth proxy`: has presented the password.
     admitted: bool,
     /// Input that is not consumed yet. Empty, and without memory, while the session rests.
@@ -109,12 +111,13 @@ enum Stop {
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(id: u64, client: Rc<Client>, door: Rc<Door>) -> Self {
+    pub(crate) fn new(id: u64, client: Rc<Client>, door: Rc<Door>, origin: Origin) -> Self {
         Self {
             id,
             client,
             profile: door.first_profile(),
             name: Bytes::new(),
+            origin,
             admitted: false,
             input: BytesMut::new(),
             scan: RequestScan::default(),
@@ -342,6 +345,7 @@ impl Session {
         }
         match spec.class {
             Class::Session => self.own(command).await,
+            Class::Own => self.proxy(command).await,
             Class::Transaction => self.transaction(command).await,
             Class::Blocking if !command.may_block() => self.hold(command).await,
             Class::Blocking => {

@@ -58,6 +58,8 @@ pub struct Settings {
     pub client_auth: ClientAuth,
     /// What clients must present under [`ClientAuth::Proxy`].
     pub client_password: Option<Secret>,
+    /// Users who may do what an operator may, from wherever they come.
+    pub admin_users: Vec<String>,
     /// slipring's own credentials towards the nodes.
     pub node_credentials: Option<Credentials>,
     /// Number of workers (threads).
@@ -79,6 +81,7 @@ impl Default for Settings {
             idle_timeout: Duration::ZERO,
             client_auth: ClientAuth::Passthrough,
             client_password: None,
+            admin_users: Vec::new(),
             node_credentials: None,
             workers: 1,
         }

@@ -92,10 +92,13 @@ impl CommandSpec {
     /// Any command that is not in the table. It may do anything: it counts as a write and as a script.
     pub const UNKNOWN: &'static Self = &TABLE[COUNT - 1];
 
+    /// `PROXY`: it is in no server's table, and not in this one.
+    pub const PROXY: &'static Self = &lookup::PROXY;
+
     /// The row of the command that is called `name`, in any case. Subcommands are found by [`Self::subcommand`].
     #[inline]
     pub fn of(name: &[u8]) -> &'static Self {
-        lookup::find(name).unwrap_or(Self::UNKNOWN)
+        lookup::find(name).unwrap_or_else(|| lookup::unlisted(name))
     }
 
     /// The row of a container's subcommand, in any case.

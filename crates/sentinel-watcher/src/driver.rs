@@ -9,6 +9,7 @@
 //! ```
 //! Every task has its own connections and deadlines, so a hung sentinel or node stalls no other.
 
+mod handover;
 mod poll;
 mod probe;
 mod subscribe;
@@ -17,18 +18,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::WatcherConfig;
+use crate::credentials::Credentials;
 use crate::dial::Dial;
-use crate::health::{HealthFeed, HealthPublisher};
+use crate::health::{HealthFeed, HealthPublisher, SentinelHealth, SentinelState};
 use crate::hint::{HintReceiver, HintSender, hints};
 use crate::limits;
 use crate::link::Manners;
 use crate::machine::{Action, Input, Machine, Rules};
+use crate::steering::{HandedOver, Handover, Steering, SteeringOrder, SteeringReceiver, steering};
 use crate::task::{Task, Tasks};
 use crate::topology::{HostPort, TopologyFeed, TopologyPublisher};
 
@@ -40,6 +43,9 @@ pub struct Watcher {
     publisher: TopologyPublisher,
     health: HealthPublisher,
     hints: HintReceiver,
+    feed: TopologyFeed,
+    steering: Steering,
+    orders: SteeringReceiver,
 }
 
 /// A watcher of `config.master`, what it says, and what it is told.
@@ -54,6 +60,7 @@ pub fn watcher(
     let (publisher, topologies) = TopologyPublisher::new(Arc::from(config.master.as_str()));
     let (health, healths) = HealthPublisher::new();
     let (sender, hints) = hints();
+    let (steering, orders) = steering();
     let watcher = Watcher {
         config,
         sentinel_dial,
@@ -61,6 +68,9 @@ pub fn watcher(
         publisher,
         health,
         hints,
+        feed: topologies.clone(),
+        steering,
+        orders,
     };
     (watcher, topologies, sender, healths)
 }
@@ -89,6 +99,9 @@ struct Driver {
     poll_every: Duration,
     sentinels: BTreeMap<HostPort, WatchedSentinel>,
     nodes: BTreeMap<HostPort, ProbedNode>,
+    feed: TopologyFeed,
+    /// The failover that an operator asked for last.
+    handover: Option<Task>,
 }
 
 struct WatchedSentinel {
@@ -105,6 +118,12 @@ struct ProbedNode {
 // === impl Watcher ===
 
 impl Watcher {
+    /// Where an operator's orders go.
+    #[must_use]
+    pub fn steering(&self) -> Steering {
+        self.steering.clone()
+    }
+
     /// Watches until `cancel`. Runs on any tokio runtime, also one of a single thread and with paused time.
     pub async fn run(self, cancel: CancellationToken) {
         let Self {
@@ -114,7 +133,12 @@ impl Watcher {
             publisher,
             health,
             mut hints,
+            feed,
+            steering,
+            mut orders,
         } = self;
+        // Else it would wait for orders of its own.
+        drop(steering);
         let master: Arc<str> = Arc::from(config.master.as_str());
         let rules = Rules {
             master: Arc::clone(&master),
@@ -135,10 +159,12 @@ impl Watcher {
             poll_every: limits::POLL_MOVING,
             sentinels: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            feed,
+            handover: None,
         };
         driver.obey(first);
         health.publish(driver.machine.health());
-        let mut hinting = true;
+        let (mut hinting, mut steered) = (true, true);
         loop {
             let wake = driver.machine.wake();
             let input = tokio::select! {
@@ -149,6 +175,20 @@ impl Watcher {
                     Some(hint) => Input::Hinted(hint),
                     None => {
                         hinting = false;
+                        continue;
+                    }
+                },
+                order = orders.next(), if steered => match order {
+                    Some(SteeringOrder::Pause(paused, done)) => {
+                        let _ = done.send(());
+                        Input::Paused(paused)
+                    }
+                    Some(SteeringOrder::Handover(handover, outcome)) => {
+                        driver.hand_over(handover, outcome, &orders);
+                        continue;
+                    }
+                    None => {
+                        steered = false;
                         continue;
                     }
                 },
@@ -259,6 +299,44 @@ impl Driver {
             _probe: self.tasks.spawn(prober.run()),
         };
         self.nodes.insert(node, probed);
+    }
+
+    /// Starts a failover that an operator asks for; one at a time.
+    fn hand_over(
+        &mut self,
+        handover: Handover,
+        outcome: oneshot::Sender<Result<HandedOver, String>>,
+        orders: &SteeringReceiver,
+    ) {
+        if self.handover.as_ref().is_some_and(|task| !task.is_over()) {
+            let _ = outcome.send(Err("another one is under way".to_owned()));
+            return;
+        }
+        let health = self.machine.health();
+        let answers = |sentinel: &&SentinelHealth| sentinel.state == SentinelState::Watching;
+        let sentinels = health.sentinels.iter().filter(answers);
+        let manners = |credentials: &Option<Credentials>| Manners {
+            credentials: credentials.clone(),
+            connect_timeout: self.config.connect_timeout,
+            answer_timeout: self.config.node_timeout,
+        };
+        let conductor = handover::Conductor {
+            handover,
+            outcome,
+            master: Arc::clone(&self.master),
+            sentinels: sentinels.map(|sentinel| sentinel.address.clone()).collect(),
+            sentinels_known: health.sentinels.len(),
+            down_after: health.down_after.unwrap_or(self.config.node_timeout),
+            address_map: self.config.address_map.clone(),
+            sentinel_dial: Arc::clone(&self.sentinel_dial),
+            sentinel_manners: manners(&self.config.sentinel_credentials),
+            node_dial: Arc::clone(&self.node_dial),
+            node_manners: manners(&self.config.node_credentials),
+            feed: self.feed.clone(),
+            inputs: self.inputs.clone(),
+            quiet: orders.quiet(),
+        };
+        self.handover = Some(self.tasks.spawn(conductor.run()));
     }
 
     fn order(&self, node: &HostPort, change: impl FnOnce(&mut Order)) {

@@ -14,6 +14,7 @@ mod limits;
 mod link;
 mod machine;
 mod signal;
+mod steering;
 mod task;
 mod topology;
 mod verify;
@@ -29,6 +30,7 @@ pub use health::{
 };
 pub use hint::{Hint, HintReceiver, HintSender, Suspicion, hints};
 pub use signal::{Signal, SignalFeed};
+pub use steering::{HandedOver, Handover, QuietPlace, Steering, SteeringReceiver, steering};
 pub use topology::{
     Epoch, HostPort, HostPortError, Phase, Primary, Replica, Shard, Topology, TopologyFeed, TopologyPublisher,
 };

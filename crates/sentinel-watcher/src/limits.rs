@@ -38,6 +38,13 @@ pub(crate) const FIRST_CHOICE_PATIENCE: Duration = Duration::from_secs(1);
 /// within their hello period of 2 s, and turn a replica back that calls itself primary after 8 s.
 pub(crate) const DISSENT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How far a replica may be behind when a handover begins to hold writes.
+pub(crate) const HANDOVER_NEAR_BYTES: u64 = 1 << 20;
+/// How long a handover waits for a sentinel to notice replicas' priorities: it asks for them every ten seconds.
+pub(crate) const HANDOVER_PRIORITIES: Duration = Duration::from_secs(15);
+/// How long a handover waits, once the new primary serves, for sentinels to agree on it.
+pub(crate) const HANDOVER_CONFIRMATION: Duration = Duration::from_secs(5);
+
 /// First pause before a sentinel is dialled again.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause before a sentinel is dialled again.

@@ -72,6 +72,10 @@ pub(crate) enum Input {
     Probed { node: HostPort, verdict: Verdict },
     /// The data plane suspects something.
     Hinted(Hint),
+    /// An operator wants all writes to wait, or no longer.
+    Paused(bool),
+    /// An operator has this primary handed over, or no longer.
+    HandedOver(Option<HostPort>),
 }
 
 /// What the machine asks for.
@@ -127,6 +131,10 @@ pub(crate) struct Machine {
     episode: Option<Episode>,
     /// How many there were.
     episodes: u64,
+    /// An operator wants all writes to wait.
+    paused: bool,
+    /// The primary that an operator has handed over: its writes wait.
+    handed_over: Option<HostPort>,
     /// A majority's claim against a higher epoch, and since when.
     dissent: Option<(Claim, Instant)>,
     /// Higher claims that a majority has overruled.
@@ -162,6 +170,8 @@ impl Machine {
             confirmed: None,
             episode: None,
             episodes: 0,
+            paused: false,
+            handed_over: None,
             dissent: None,
             overruled: BTreeSet::new(),
             first_report: None,
@@ -235,6 +245,8 @@ impl Machine {
             } => self.polled(&sentinel, asked, outcome),
             Input::Probed { node, verdict } => self.judge(&node, verdict),
             Input::Hinted(hint) => self.suspect(hint),
+            Input::Paused(paused) => self.paused = paused,
+            Input::HandedOver(primary) => self.handed_over = primary,
         }
     }
 

@@ -31,6 +31,15 @@ impl Tasks {
     }
 }
 
+// === impl Task ===
+
+impl Task {
+    /// It has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();

@@ -109,6 +109,10 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "client_password")]
     pub(crate) client_password_file: Option<PathBuf>,
 
+    /// Users who may order PROXY FAILOVER and the like from anywhere; whoever is on this machine may anyway.
+    #[arg(long, value_name = "USER,...", value_delimiter = ',')]
+    pub(crate) admin_users: Vec<String>,
+
     /// Refuse to lend slipring's own user to whoever comes from the network (--client-auth none).
     #[arg(
         long, value_name = "YES|NO", default_value = "yes", action = ArgAction::Set,

@@ -110,6 +110,7 @@ fn settings(
         idle_timeout: cli.clients.idle_timeout,
         client_auth,
         client_password,
+        admin_users: cli.clients.admin_users.clone(),
         node_credentials,
         workers: match cli.operation.workers {
             Choice::Automatic => std::thread::available_parallelism().map_or(1, usize::from),

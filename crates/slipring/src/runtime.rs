@@ -60,6 +60,7 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     for master in config.masters {
         let name: Arc<str> = Arc::from(&*master.master);
         let (watcher, feed, hints, health) = watcher(master, Arc::clone(&dial), Arc::clone(&dial));
+        let steering = watcher.steering();
         watchers.push(watcher);
         watched.push(Watched {
             master: Arc::clone(&name),
@@ -71,6 +72,7 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
             feed,
             hints,
             health,
+            steering,
         });
     }
     let listeners = config.doors.iter().zip(bound).map(|(door, socket)| Listener {

@@ -1,7 +1,7 @@
 //! slipring itself as a process, on free ports.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -33,6 +33,7 @@ pub struct ProxyBuilder {
     envs: Vec<(String, String)>,
     listeners: Vec<(Kind, Option<String>)>,
     port: Option<Port>,
+    host: Ipv4Addr,
 }
 
 #[derive(Debug)]
@@ -85,6 +86,13 @@ impl ProxyBuilder {
         self
     }
 
+    /// Listens on every address of this machine instead of 127.0.0.1 alone.
+    #[must_use]
+    pub fn everywhere(mut self) -> Self {
+        self.host = Ipv4Addr::UNSPECIFIED;
+        self
+    }
+
     /// Has the first listener on this port instead of a free one.
     #[must_use]
     pub fn port(mut self, port: Port) -> Self {
@@ -121,7 +129,8 @@ impl ProxyBuilder {
                 Kind::Primary => "--listen",
                 Kind::Replica => "--replica-listen",
             };
-            self = self.flag(flag, &format!("{}{suffix}", port.address()));
+            let address = SocketAddr::from((self.host, port.number()));
+            self = self.flag(flag, &format!("{address}{suffix}"));
             listeners.push(Listener { kind, master, port });
         }
         let admin = Port::free()?;
@@ -151,6 +160,7 @@ impl Proxy {
             envs: Vec::new(),
             listeners: Vec::new(),
             port: None,
+            host: Ipv4Addr::LOCALHOST,
         }
     }
 

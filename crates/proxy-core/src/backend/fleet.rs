@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use resp_codec::write;
 use sentinel_watcher::{
-    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, Shard, Signal, SignalFeed, Suspicion, Topology,
-    TopologyFeed,
+    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, QuietPlace, Shard, Signal, SignalFeed, Suspicion,
+    Topology, TopologyFeed,
 };
 use tokio::time::Instant;
 
@@ -34,6 +34,7 @@ pub(crate) struct FleetParts {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     pub(crate) health: HealthFeed,
     pub(crate) timeline: Arc<Timeline>,
+    pub(crate) quiet: QuietPlace,
 }
 
 /// One worker's backends of one master.
@@ -270,12 +271,31 @@ impl Fleet {
                 backend.fence();
             }
         }
+        if !self.is_serving() && self.parts.quiet.is_asked() {
+            crate::task::spawn(Rc::clone(self).tell_quiet());
+        }
         if let Some(primary) = self.topology().shard(0).primary.as_ref()
             && Some(primary) != before.shard(0).primary.as_ref()
         {
             self.parts.timeline.fenced(primary.term, Instant::now());
         }
         self.applied.raise();
+    }
+
+    /// Tells an operator's handover once nothing is in flight to a primary whose writes wait.
+    async fn tell_quiet(self: Rc<Self>) {
+        while !self.is_serving() {
+            let quiet = {
+                let nodes = self.nodes.borrow();
+                let mut primaries = nodes.iter().filter(|(key, _)| key.term.is_some());
+                primaries.all(|(_, node)| node.backends.values().all(|backend| backend.is_quiet()))
+            };
+            if quiet {
+                let epoch = self.topology().epoch;
+                return self.parts.quiet.tell(epoch);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Finds out what the primary grants to nobody.

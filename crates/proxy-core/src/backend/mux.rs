@@ -131,6 +131,11 @@ impl Mux {
         Rc::strong_count(self) > 2 || !self.state.borrow().entries.is_empty()
     }
 
+    /// It owes answers to reads at most.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.state.borrow().entries.iter().all(|entry| entry.shape.read)
+    }
+
     /// Takes nothing new, and closes once all is answered.
     pub(crate) fn retire(&self) {
         let state = &mut *self.state.borrow_mut();

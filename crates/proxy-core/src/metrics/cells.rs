@@ -68,7 +68,7 @@ pub(super) struct UpstreamCells {
 }
 
 /// The classes of commands, as the metrics call them.
-pub(super) const CLASSES: [(Class, &str); 9] = [
+pub(super) const CLASSES: [(Class, &str); 10] = [
     (Class::Data, "data"),
     (Class::Session, "session"),
     (Class::Transaction, "transaction"),
@@ -78,6 +78,7 @@ pub(super) const CLASSES: [(Class, &str); 9] = [
     (Class::Stream, "stream"),
     (Class::Control, "control"),
     (Class::Tracking, "tracking"),
+    (Class::Own, "own"),
 ];
 
 // === impl Cells ===
@@ -244,6 +245,7 @@ const fn class_index(class: Class) -> usize {
         Class::Stream => 6,
         Class::Control => 7,
         Class::Tracking => 8,
+        Class::Own => 9,
     }
 }
 

@@ -95,7 +95,7 @@ impl Session {
         }
         let alters = matches!(
             command.spec().class,
-            Class::Subscription | Class::Stream | Class::Tracking
+            Class::Subscription | Class::Stream | Class::Tracking | Class::Own
         );
         match command.spec().class {
             _ if stay.state.in_multi && (alters || matches!(name, "auth" | "hello")) => {
@@ -107,6 +107,7 @@ impl Session {
                 stay.give_up();
                 return Box::pin(self.aside(command)).await;
             }
+            Class::Own => return Box::pin(self.aside(command)).await,
             _ => {}
         }
         let hold = self.door.fleet.hold_timeout();

@@ -35,6 +35,8 @@ pub enum Class {
     Control,
     /// State of the node's connection that cannot be shared or moved; pins the session for its life.
     Tracking,
+    /// The proxy's own: no server knows it.
+    Own,
 }
 
 // === impl Class ===
@@ -44,7 +46,7 @@ impl Class {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Each class, in the order of [`Self::index`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Data,
         Self::Session,
         Self::Transaction,
@@ -54,6 +56,7 @@ impl Class {
         Self::Stream,
         Self::Control,
         Self::Tracking,
+        Self::Own,
     ];
 
     /// A dense index.
@@ -74,6 +77,7 @@ impl Class {
             Self::Stream => "stream",
             Self::Control => "control",
             Self::Tracking => "tracking",
+            Self::Own => "own",
         }
     }
 }

@@ -44,6 +44,23 @@ const fn unknown() -> CommandSpec {
     }
 }
 
+pub(super) static PROXY: CommandSpec = CommandSpec {
+    name: "proxy",
+    class: Class::Own,
+    access: Access::Neither,
+    ..unknown()
+};
+
+/// What is in no table: the proxy's own command, or nobody knows what.
+#[cold]
+pub(super) fn unlisted(name: &[u8]) -> &'static CommandSpec {
+    if name.eq_ignore_ascii_case(PROXY.name.as_bytes()) {
+        CommandSpec::PROXY
+    } else {
+        CommandSpec::UNKNOWN
+    }
+}
+
 /// How many rows behind row `at` are its subcommands.
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // The compiler runs it, and checks.
 const fn subcommands(at: usize) -> u16 {

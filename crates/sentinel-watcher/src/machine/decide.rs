@@ -308,12 +308,15 @@ impl Machine {
             .map(|since| since + limits::ELECTION_PATIENCE)
             .filter(|until| *until > self.now);
         patience.into_iter().for_each(|until| self.wake_at(until));
+        let handed_over = self.handed_over.is_some() && self.handed_over.as_ref() == self.primary();
         let attempt = self.open_attempts().next().map(|_| Sign::Attempt);
         let signs = [
             attempt,
             elsewhere.then_some(Sign::NamedElsewhere),
             self.sign_of_primary(),
             patience.map(|_| Sign::ObjectivelyDown),
+            handed_over.then_some(Sign::HandedOver),
+            self.paused.then_some(Sign::Paused),
         ];
         signs.into_iter().flatten().collect()
     }

@@ -48,6 +48,10 @@ pub(super) enum Sign {
     Loading,
     /// It says that it is a replica.
     Demoted,
+    /// An operator has it handed over.
+    HandedOver,
+    /// An operator wants writes to wait.
+    Paused,
 }
 
 // === impl Episode ===
@@ -124,6 +128,8 @@ impl Sign {
             Self::Unreachable => "it does not answer",
             Self::Loading => "it is loading its data set",
             Self::Demoted => "it says that it is a replica",
+            Self::HandedOver => "an operator asked for a failover",
+            Self::Paused => "an operator paused it",
         }
     }
 }

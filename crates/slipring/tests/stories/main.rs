@@ -11,6 +11,7 @@ mod binary_keys;
 mod bystanders;
 mod drain;
 mod first_command;
+mod handover;
 mod idle_clients;
 mod kill;
 mod large_value;

@@ -1,6 +1,7 @@
 //! What the primary holds in the end, against what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
@@ -23,7 +24,7 @@ pub struct History {
 }
 
 /// How what was acknowledged and what there is differ. Numbers are indices into [`History::operations`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Verdict {
     /// Acknowledged writes that the primary does not hold.
     pub lost: BTreeSet<usize>,
@@ -319,6 +320,27 @@ impl Verdict {
             && contradicted.is_empty()
             && torn.is_empty()
             && redelivered.is_empty()
+    }
+}
+
+/// Counts, and the first few of each: there may be thousands.
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        fn few<T: fmt::Debug>(set: &BTreeSet<T>) -> String {
+            let first: Vec<_> = set.iter().take(SHOWN).collect();
+            let more = if set.len() > SHOWN { ", ..." } else { "" };
+            format!("{} {first:?}{more}", set.len())
+        }
+        write!(
+            f,
+            "lost {}; doubled {}; contradicted {}; torn {}; redelivered {}",
+            few(&self.lost),
+            few(&self.doubled),
+            few(&self.contradicted),
+            few(&self.torn),
+            few(&self.redelivered)
+        )
     }
 }
 

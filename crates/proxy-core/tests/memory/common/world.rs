@@ -11,6 +11,7 @@ use prometheus::proto::MetricFamily;
 use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
 use sentinel_watcher::{
     Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher, hints,
+    steering,
 };
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -126,6 +127,7 @@ impl World {
             feed,
             hints: sender,
             health: HealthFeed::fixed(Health::default()),
+            steering: steering().0,
         };
         let doors: [Door; 4] = std::array::from_fn(|_| Door::new(&network));
         let listener = |(door, reads): (&Door, ReadPolicy)| Listener {

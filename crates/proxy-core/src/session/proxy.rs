@@ -1,0 +1,318 @@
+//! PROXY: what operators ask and order over RESP. Replies are lists of lines, which redis-cli shows as they are.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Command, write};
+use sentinel_watcher::{Handover, HostPort, Phase};
+
+use super::{Close, Session};
+use crate::door::{Master, Origin};
+use crate::failover::FailoverRecord;
+
+/// A line of HELP for each command. In square brackets what may be left out.
+const HELP: [(&str, &str); 7] = [
+    (
+        "FAILOVER [MASTER] [TO HOST:PORT] [TIMEOUT MS]",
+        "Move the primary without losing a write. Writes wait for at most MS (5000).",
+    ),
+    ("HELP", "This."),
+    (
+        "PAUSE [MASTER]",
+        "Hold all writes, up to --failover-hold-timeout each.",
+    ),
+    ("RESUME [MASTER]", "Let them flow again."),
+    (
+        "SHOW FAILOVERS [MASTER]",
+        "What each failover was, the newest first.",
+    ),
+    (
+        "SHOW TOPOLOGY [MASTER]",
+        "Who is primary, who may be read, how sentinels fare.",
+    ),
+    (
+        "",
+        "Without MASTER the one of this port is meant. FAILOVER, PAUSE and RESUME are for operators.",
+    ),
+];
+
+/// How long writes wait for a FAILOVER that names no TIMEOUT.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lines, or the text of an error.
+type Answer = Result<Vec<String>, String>;
+
+impl Session {
+    /// `PROXY <command> ...`
+    pub(super) async fn proxy(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        if self.is_nobody() {
+            self.answer(&command, &crate::error::Error::NoAuth.reply());
+            return Ok(());
+        }
+        let words: Vec<_> = command
+            .args()
+            .skip(1)
+            .map(|word| String::from_utf8_lossy(word))
+            .collect();
+        let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+        let answer = self.proxied(&words).await?;
+        let mut out = BytesMut::new();
+        match answer {
+            Ok(lines) => {
+                write::array_header(&mut out, lines.len());
+                lines.iter().for_each(|line| write::simple(&mut out, line));
+            }
+            Err(text) => write::error(&mut out, &text),
+        }
+        self.answer(&command, &out);
+        Ok(())
+    }
+
+    async fn proxied(&mut self, words: &[&str]) -> Result<Answer, Close> {
+        let [name, rest @ ..] = words else {
+            return Ok(Ok(help()));
+        };
+        let name = name.to_ascii_lowercase();
+        match (&*name, rest) {
+            ("help", _) => Ok(Ok(help())),
+            ("show", [what, rest @ ..]) => Ok(self.show(&what.to_ascii_lowercase(), rest)),
+            ("failover" | "pause" | "resume", _) if !self.is_operator() => Ok(Err(
+                "NOPERM PROXY FAILOVER, PAUSE and RESUME are for clients on slipring's own machine and for --admin-users"
+                    .to_owned(),
+            )),
+            ("failover", options) => self.hand_over(options).await,
+            ("pause" | "resume", rest) => self.pause(name == "pause", rest).await,
+            _ => Ok(Err(wrong())),
+        }
+    }
+
+    fn show(&self, what: &str, rest: &[&str]) -> Answer {
+        let master = self.master(rest)?;
+        match what {
+            "failovers" => Ok(failovers(master)),
+            "topology" => Ok(topology(master)),
+            _ => Err(wrong()),
+        }
+    }
+
+    async fn hand_over(&mut self, options: &[&str]) -> Result<Answer, Close> {
+        let order = handover(options)
+            .and_then(|(named, order)| Ok((self.master(&named)?.upstream.steering.clone(), order)));
+        let (steering, order) = match order {
+            Ok(order) => order,
+            Err(text) => return Ok(Err(text)),
+        };
+        let outcome = self.until_gone(steering.hand_over(order)).await?;
+        Ok(match outcome {
+            Ok(done) => {
+                let mut lines = vec![
+                    format!("OK {} serves instead of {}", done.to, done.from),
+                    format!(
+                        "writes waited {} ms; it had everything up to offset {} before",
+                        done.held.as_millis(),
+                        done.offset
+                    ),
+                ];
+                lines.extend(done.remarks);
+                Ok(lines)
+            }
+            Err(reason) => Err(format!("ERR no failover: {reason}")),
+        })
+    }
+
+    async fn pause(&mut self, pause: bool, rest: &[&str]) -> Result<Answer, Close> {
+        let steering = match self.master(rest) {
+            Ok(master) => master.upstream.steering.clone(),
+            Err(text) => return Ok(Err(text)),
+        };
+        let ordered = async {
+            if pause {
+                steering.pause().await
+            } else {
+                steering.resume().await
+            }
+        };
+        Ok(if self.until_gone(ordered).await? {
+            Ok(vec!["OK".to_owned()])
+        } else {
+            Err("ERR the watcher does not take orders now".to_owned())
+        })
+    }
+
+    async fn until_gone<F: Future>(&mut self, work: F) -> Result<F::Output, Close> {
+        tokio::select! {
+            biased;
+            output = work => Ok(output),
+            close = self.gone() => Err(close),
+        }
+    }
+
+    /// The master that is named, else the one of this door.
+    fn master(&self, named: &[&str]) -> Result<&Master, String> {
+        let masters = &self.door.worker.masters;
+        match named {
+            [] => Ok(masters
+                .get(self.door.fleet.upstream())
+                .expect("a door leads to a master")),
+            [name] => {
+                let known = || masters.iter().map(|master| &*master.upstream.master);
+                let found = masters.iter().find(|master| *master.upstream.master == **name);
+                found.ok_or_else(|| {
+                    format!(
+                        "ERR no such master; there is {}",
+                        known().collect::<Vec<_>>().join(", ")
+                    )
+                })
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    /// It may order what changes things for everybody.
+    fn is_operator(&self) -> bool {
+        let user = self.profile.credentials.as_ref();
+        let user = user.map(|user| user.username.as_deref().unwrap_or(b"default"));
+        let admins = &self.door.worker.settings.admin_users;
+        self.origin == Origin::Here
+            || user.is_some_and(|user| admins.iter().any(|admin| admin.as_bytes() == user))
+    }
+}
+
+/// `[MASTER] [TO HOST:PORT] [TIMEOUT MS]`
+fn handover<'a>(options: &[&'a str]) -> Result<(Vec<&'a str>, Handover), String> {
+    let mut order = Handover {
+        to: None,
+        timeout: HANDOVER_TIMEOUT,
+    };
+    let mut named = Vec::new();
+    let mut rest = options;
+    loop {
+        rest = match rest {
+            [] => return Ok((named, order)),
+            [word, value, rest @ ..] if word.eq_ignore_ascii_case("to") => {
+                let to: HostPort = value.parse().map_err(|error| format!("ERR TO: {error}"))?;
+                order.to = Some(to);
+                rest
+            }
+            [word, value, rest @ ..] if word.eq_ignore_ascii_case("timeout") => {
+                let millis = value.parse().ok().filter(|millis| *millis > 0);
+                let millis = millis.ok_or("ERR TIMEOUT takes a number of milliseconds above 0")?;
+                order.timeout = Duration::from_millis(millis);
+                rest
+            }
+            [master, rest @ ..] if named.is_empty() && options.len() == rest.len() + 1 => {
+                named.push(*master);
+                rest
+            }
+            _ => return Err(wrong()),
+        };
+    }
+}
+
+fn help() -> Vec<String> {
+    let lines = HELP.iter().flat_map(|(usage, what)| match *usage {
+        "" => vec![(*what).to_owned()],
+        usage => vec![format!("PROXY {usage}"), format!("    {what}")],
+    });
+    lines.collect()
+}
+
+fn wrong() -> String {
+    "ERR unknown subcommand or wrong arguments. Try PROXY HELP.".to_owned()
+}
+
+fn failovers(master: &Master) -> Vec<String> {
+    let records = master.timeline.records();
+    if records.is_empty() {
+        return vec!["none since the start".to_owned()];
+    }
+    records.iter().map(line).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "for the eyes of an operator")]
+fn line(record: &FailoverRecord) -> String {
+    let ago = SystemTime::now().duration_since(record.began).unwrap_or_default();
+    let fields = record
+        .fields()
+        .into_iter()
+        .map(|(name, field)| format!("{name}={field}"));
+    format!(
+        "{} s ago: {}",
+        ago.as_secs(),
+        fields.collect::<Vec<_>>().join(" ")
+    )
+}
+
+fn topology(master: &Master) -> Vec<String> {
+    let topology = master.upstream.feed.load();
+    let health = master.upstream.health.load();
+    let shard = topology.shard(0);
+    let phase = match shard.phase {
+        Phase::Serving => "serving",
+        Phase::Moving => "moving",
+        Phase::Down => "down",
+    };
+    let mut lines = vec![format!(
+        "master={} phase={phase} epoch={}",
+        master.upstream.master, topology.epoch.0
+    )];
+    if let Some(primary) = &shard.primary {
+        lines.push(format!(
+            "primary={} term={} config_epoch={} provisional={}",
+            primary.address, primary.term.0, shard.config_epoch, shard.provisional
+        ));
+    }
+    for replica in &shard.replicas {
+        let fresh = health
+            .replicas
+            .iter()
+            .find(|fresh| fresh.address == replica.address);
+        let lag = fresh.map_or(replica.lag_bytes, |fresh| fresh.lag_bytes);
+        let lag = lag.map_or("unknown".to_owned(), |bytes| bytes.to_string());
+        lines.push(format!(
+            "replica={} usable={} lag_bytes={lag} priority={}",
+            replica.address, replica.usable, replica.priority
+        ));
+    }
+    for sentinel in &health.sentinels {
+        lines.push(format!(
+            "sentinel={} state={} config_epoch={}",
+            sentinel.address,
+            sentinel.state.label(),
+            sentinel.config_epoch
+        ));
+    }
+    lines.extend(health.problem.iter().map(|problem| format!("problem={problem}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handover_is_read_in_any_order() {
+        let read = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            handover(&words).map(|(named, order)| {
+                let to = order.to.map(|to| to.to_string());
+                (named.join(" "), to.unwrap_or_default(), order.timeout.as_millis())
+            })
+        };
+        for (line, master, to, timeout) in [
+            ("", "", "", 5000),
+            ("m", "m", "", 5000),
+            ("m to h:1 timeout 7", "m", "h:1", 7),
+            ("TIMEOUT 7 TO h:1", "", "h:1", 7),
+        ] {
+            assert_eq!(
+                read(line),
+                Ok((master.to_owned(), to.to_owned(), timeout)),
+                "{line}"
+            );
+        }
+        for line in ["m n", "TO", "TO h", "TIMEOUT x", "TIMEOUT 0", "TO h:1 m"] {
+            assert!(read(line).is_err_and(|text| text.starts_with("ERR ")), "{line}");
+        }
+    }
+}
