@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use resp_codec::{Class, Refusal, write};
+use resp_codec::{Class, CommandSpec, Refusal, ReplyKind, write};
 use sentinel_watcher::{Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ use crate::client::Shape;
 use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
+use crate::roster::Way;
 use crate::settings::Settings;
 
 /// Which node, in which role.
@@ -70,6 +71,8 @@ pub(crate) struct Backend {
     unused_since: Cell<Option<Instant>>,
     /// The node's answer to HELLO in this Profile's RESP version.
     hello: RefCell<Option<Bytes>>,
+    /// Its answer to CLIENT INFO.
+    client_line: RefCell<Option<Bytes>>,
     fenced: Cell<bool>,
 }
 
@@ -169,6 +172,7 @@ impl Backend {
             control: OnceCell::new(),
             unused_since: Cell::new(None),
             hello: RefCell::new(None),
+            client_line: RefCell::new(None),
             fenced: Cell::new(false),
             link,
             profile,
@@ -246,56 +250,79 @@ impl Backend {
         lease
     }
 
-    /// CLIENT UNBLOCK of the connection `id`, over a fresh one: no fence closes that. True: the node heard it, so that the blocked command's
-    /// own answer tells what became of it.
-    pub(crate) async fn unblock(&self, id: i64) -> bool {
-        let exchange = async {
-            let mut conn = self
-                .link
-                .connect(&self.profile, ConnectionKind::Control)
-                .await
-                .ok()?;
-            let mut request = bytes::BytesMut::new();
-            write::command(
-                &mut request,
-                &[b"CLIENT", b"UNBLOCK", id.to_string().as_bytes(), b"ERROR"],
-            );
-            conn.send(&request).await.ok()?;
-            let (kind, _) = conn.reply().await.ok()?;
-            (!kind.is_error()).then_some(())
-        };
-        matches!(
-            tokio::time::timeout(self.link.settings.node_timeout, exchange).await,
-            Ok(Some(()))
-        )
+    /// CLIENT UNBLOCK of the connection `id`, as `asker`, over a fresh connection: no fence closes that. Whether it was
+    /// blocked; `None`: the node has not heard it, or does not allow it.
+    pub(crate) async fn unblock(&self, id: i64, asker: &Profile, way: Way) -> Option<bool> {
+        let id = id.to_string();
+        let request = [&b"CLIENT"[..], b"UNBLOCK", id.as_bytes(), way.word()];
+        let (kind, reply) = self.ask_apart(asker, &request).await.ok()?;
+        (!kind.is_error()).then_some(&reply[..] == b":1\r\n")
     }
 
     /// The node's own answer to `HELLO 2` or `HELLO 3` under this Profile; asked once.
     pub(crate) async fn hello(&self) -> Result<Bytes, ConnectError> {
-        if let Some(hello) = &*self.hello.borrow() {
-            return Ok(hello.clone());
-        }
-        let mut conn = self.link.connect(&self.profile, ConnectionKind::Control).await?;
-        let mut request = bytes::BytesMut::new();
         let version: &[u8] = if self.profile.resp == Resp::Three {
             b"3"
         } else {
             b"2"
         };
-        write::command(&mut request, &[b"HELLO", version]);
-        let exchange = async {
-            conn.send(&request).await?;
-            conn.reply().await
-        };
-        let (kind, reply) = match tokio::time::timeout(self.link.settings.connect_timeout, exchange).await {
-            Ok(answered) => answered?,
-            Err(_) => return Err(ConnectError::Io(std::io::ErrorKind::TimedOut.into())),
-        };
+        self.ask_once(&self.hello, &[b"HELLO", version]).await
+    }
+
+    /// What the node prints of a connection under this Profile; asked once. Of interest are the names in it.
+    pub(crate) async fn client_line(&self) -> Result<Bytes, ConnectError> {
+        self.ask_once(&self.client_line, &[b"CLIENT", b"INFO"]).await
+    }
+
+    async fn ask_once(
+        &self,
+        answer: &RefCell<Option<Bytes>>,
+        request: &[&[u8]],
+    ) -> Result<Bytes, ConnectError> {
+        if let Some(answer) = &*answer.borrow() {
+            return Ok(answer.clone());
+        }
+        let (kind, reply) = self.ask_apart(&self.profile, request).await?;
         if kind.is_error() {
             return Err(ConnectError::Refused(reply));
         }
-        *self.hello.borrow_mut() = Some(reply.clone());
+        *answer.borrow_mut() = Some(reply.clone());
         Ok(reply)
+    }
+
+    /// One question as `asker` over a connection of its own.
+    async fn ask_apart(
+        &self,
+        asker: &Profile,
+        request: &[&[u8]],
+    ) -> Result<(ReplyKind, Bytes), ConnectError> {
+        let mut conn = self.link.connect(asker, ConnectionKind::Control).await?;
+        let mut frame = bytes::BytesMut::new();
+        write::command(&mut frame, request);
+        let exchange = async {
+            conn.send(&frame).await?;
+            conn.reply().await
+        };
+        match tokio::time::timeout(self.link.settings.connect_timeout, exchange).await {
+            Ok(answered) => Ok(answered?),
+            Err(_) => Err(ConnectError::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Ends once the shared connections have answered all that was sent until now.
+    pub(crate) async fn drained(&self) {
+        let muxes: Vec<_> = self.muxes.borrow().iter().flatten().cloned().collect();
+        let ping = Shape {
+            command: CommandSpec::of(b"ping").id,
+            replies: 1,
+            read: false,
+            writes: false,
+            refusable: false,
+            resends: 0,
+        };
+        for mux in muxes.iter().filter(|mux| mux.owes_answers()) {
+            mux.ask(b"*1\r\n$4\r\nPING\r\n", ping).await;
+        }
     }
 
     /// The node is no longer what it was: nothing new enters, what is unanswered gets its end.

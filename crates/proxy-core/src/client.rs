@@ -10,9 +10,10 @@
 //! ```
 //! A reply is written by the task that read it, so a request costs the session one wake-up, not two.
 
+pub(crate) mod face;
 mod ticket;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
@@ -22,12 +23,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use resp_codec::CommandId;
 use sentinel_watcher::BoxIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::limits;
 use crate::metrics::{Cells, CloseReason, Counter, Side};
+use face::Face;
 pub(crate) use ticket::{Before, Returned, Shape, Ticket};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
@@ -35,6 +38,9 @@ pub(crate) struct Client {
     state: RefCell<State>,
     /// Its session waits for input, and for nothing else.
     resting: Cell<bool>,
+    face: RefCell<Face>,
+    /// The last command of the last batch.
+    last: Cell<Option<CommandId>>,
 }
 
 struct State {
@@ -63,6 +69,8 @@ struct State {
     feeders: Vec<Waker>,
     /// Bytes written to the socket so far; how a slow client is told from a stuck one.
     written: u64,
+    /// Bytes read from it so far.
+    received: u64,
     /// When the client last said something; to the resolution of the worker's pulse.
     heard: Instant,
     /// What ended `io`.
@@ -97,7 +105,7 @@ pub(crate) enum Order {
 impl Client {
     /// A client on `io`, nothing sent, nothing waited for.
     #[must_use]
-    pub(crate) fn new(io: BoxIo, cells: Arc<Cells>, now: Instant) -> Rc<Self> {
+    pub(crate) fn new(io: BoxIo, cells: Arc<Cells>, face: Face) -> Rc<Self> {
         Rc::new(Self {
             state: RefCell::new(State {
                 io: Some(io),
@@ -113,13 +121,31 @@ impl Client {
                 waker: None,
                 feeders: Vec::new(),
                 written: 0,
-                heard: now,
+                received: 0,
+                heard: face.since,
                 broken_by: CloseReason::Client,
                 wants: Wants::Nothing,
                 order: None,
             }),
             resting: Cell::new(true),
+            face: RefCell::new(face),
+            last: Cell::new(None),
         })
+    }
+
+    /// What others may see of it.
+    pub(crate) fn face(&self) -> Ref<'_, Face> {
+        self.face.borrow()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn face_mut(&self) -> RefMut<'_, Face> {
+        self.face.borrow_mut()
+    }
+
+    /// The client's last command is this.
+    pub(crate) fn note(&self, command: CommandId) {
+        self.last.set(Some(command));
     }
 
     /// Remembers whom to wake.
@@ -242,8 +268,15 @@ impl Client {
     }
 
     /// The client has said something.
-    pub(crate) fn hear(&self, now: Instant) {
-        self.state.borrow_mut().heard = now;
+    pub(crate) fn hear(&self, now: Instant, bytes: usize) {
+        let state = &mut *self.state.borrow_mut();
+        state.heard = now;
+        state.received += bytes as u64;
+    }
+
+    /// When it last said something.
+    pub(crate) fn heard(&self) -> Instant {
+        self.state.borrow().heard
     }
 
     /// Its session waits for input and for nothing else, or has left that.
@@ -302,6 +335,12 @@ impl Client {
     #[must_use]
     pub(crate) fn order(&self) -> Option<Order> {
         self.state.borrow().order
+    }
+
+    /// Its session ends as soon as it can.
+    #[must_use]
+    pub(crate) fn must_go(&self) -> bool {
+        matches!(self.order(), Some(Order::Close(_)))
     }
 
     /// Tells the session what the worker wants. An order to close now outranks a drain.

@@ -13,6 +13,7 @@ use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
 use crate::failover::Timeline;
 use crate::metrics::{Cells, Gauge};
+use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
@@ -34,6 +35,8 @@ pub(crate) struct WorkerState {
     pub(crate) held_bytes: Arc<AtomicUsize>,
     /// In the order of the upstreams.
     pub(crate) masters: Arc<[Master]>,
+    /// This proxy's clients, over all workers.
+    pub(crate) roster: Arc<Roster>,
     /// The time at the last pulse: good enough for idle clients.
     pub(crate) pulse: Cell<Instant>,
 }

@@ -8,6 +8,7 @@ mod failover;
 mod limits;
 mod metrics;
 mod net;
+mod roster;
 mod route;
 mod server;
 mod session;

@@ -43,6 +43,8 @@ pub struct Accepted {
     pub peer: Address,
     /// The address it came to.
     pub local: Address,
+    /// Number of its socket, as CLIENT LIST shows it.
+    pub descriptor: i32,
 }
 
 /// A listening socket as one worker sees it. The network's, one that adds TLS, and the simulation's.

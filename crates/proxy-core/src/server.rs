@@ -22,6 +22,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::fleet::{Fleet, FleetParts};
+use crate::client::face::{Blocked, Face};
 use crate::client::{Client, Order};
 use crate::door::{Door, Master, Origin, WorkerState};
 use crate::error::Error;
@@ -29,6 +30,7 @@ use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
 use crate::net::{Accepted, Address, Listen};
+use crate::roster::{Adopt, Filter, Message, Roster, Selection};
 use crate::session::Session;
 use crate::settings::{ReadPolicy, Settings};
 
@@ -61,7 +63,7 @@ pub struct Worker {
     number: usize,
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
-    inbox: mpsc::Receiver<Adopt>,
+    inbox: mpsc::Receiver<Message>,
     dial: Arc<dyn Dial>,
 }
 
@@ -78,16 +80,10 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Clients of each worker.
     loads: Vec<AtomicUsize>,
-    inboxes: Vec<mpsc::Sender<Adopt>>,
+    roster: Arc<Roster>,
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
     last_id: AtomicU64,
-}
-
-/// A client accepted elsewhere, for the least loaded worker.
-struct Adopt {
-    accepted: Accepted,
-    listener: usize,
 }
 
 /// A worker while it runs.
@@ -100,9 +96,6 @@ struct Running {
     clients: RefCell<Slab<Rc<Client>>>,
     emptied: Notify,
 }
-
-/// How many accepted clients may wait for a worker; past it the accepting worker keeps them itself.
-const ADOPTIONS_WAITING: usize = 256;
 
 /// How long after a failed accept (no file descriptors) the next one is tried.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -127,8 +120,7 @@ pub fn build(
         .map(|door| Arc::from(door.listen.address().to_string()))
         .collect();
     let (draining, drained) = watch::channel(false);
-    let (inboxes, receivers): (Vec<_>, Vec<_>) =
-        (0..workers).map(|_| mpsc::channel(ADOPTIONS_WAITING)).unzip();
+    let (roster, receivers) = Roster::new(workers);
     let metrics = Metrics::new(workers, masters, addresses);
     let share = |(number, upstream): (usize, Upstream)| {
         let (master, health) = (Arc::clone(&upstream.master), upstream.health.clone());
@@ -143,7 +135,7 @@ pub fn build(
         metrics,
         settings: Settings { workers, ..settings },
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-        inboxes,
+        roster: Arc::new(roster),
         draining: drained,
         held_bytes: Arc::default(),
         last_id: AtomicU64::new(0),
@@ -255,7 +247,7 @@ impl Worker {
         loop {
             tokio::select! {
                 biased;
-                Some(adopt) = inbox.recv() => running.admit(adopt.accepted, adopt.listener),
+                Some(message) = inbox.recv() => running.take(message),
                 _ = draining.wait_for(|draining| *draining) => break,
                 (listener, accepted) = accept(&mut listeners) => match accepted {
                     Ok(accepted) => running.place(accepted, listener),
@@ -268,7 +260,7 @@ impl Worker {
             }
         }
         drop(listeners);
-        running.drain(&mut pulse).await;
+        running.drain(&mut inbox, &mut pulse).await;
     }
 }
 
@@ -296,6 +288,7 @@ impl Running {
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
             held_bytes: Arc::clone(&shared.held_bytes),
             masters: Arc::clone(&shared.masters),
+            roster: Arc::clone(&shared.roster),
             pulse: Cell::new(Instant::now()),
         });
         let fleet = |(number, shared): (usize, &Master)| {
@@ -349,19 +342,72 @@ impl Running {
         if number == self.number {
             return self.admit(accepted, listener);
         }
-        let inbox = self.shared.inboxes.get(number).expect("one inbox a worker");
-        if let Err(refused) = inbox.try_send(Adopt { accepted, listener }) {
-            let (mpsc::error::TrySendError::Full(adopt) | mpsc::error::TrySendError::Closed(adopt)) = refused;
+        if let Err(adopt) = self.shared.roster.adopt(number, Adopt { accepted, listener }) {
             self.shared.load(number).fetch_sub(1, Ordering::Relaxed);
             self.load().fetch_add(1, Ordering::Relaxed);
             self.admit(adopt.accepted, adopt.listener);
         }
     }
 
+    /// Does what another worker, or a session of this one, wants.
+    fn take(self: &Rc<Self>, message: Message) {
+        let now = Instant::now();
+        let mean = |filter: &Filter| -> Vec<Rc<Client>> {
+            let clients = self.clients.borrow();
+            let meant = clients.iter().map(|(_, client)| client);
+            meant
+                .filter(|client| !client.must_go() && filter.holds(client, now))
+                .cloned()
+                .collect()
+        };
+        // Whoever has asked and is gone needs no answer.
+        match message {
+            Message::Adopt(adopt) => self.admit(adopt.accepted, adopt.listener),
+            Message::List(filter, fields, answer) => {
+                let lines = mean(&filter)
+                    .iter()
+                    .map(|client| (client.face().id, client.line(&fields, now)))
+                    .collect();
+                let _ = answer.try_send(lines);
+            }
+            Message::Kill(filter, answer) => {
+                let meant = mean(&filter);
+                for client in &meant {
+                    client.give_order(Order::Close(CloseReason::Killed));
+                }
+                let _ = answer.try_send(meant.len());
+            }
+            Message::Pause(upstream, pause, answer) => {
+                let fleet = Rc::clone(self.fleets.get(upstream).expect("one fleet an upstream"));
+                crate::task::spawn(async move {
+                    fleet.pause(pause).await;
+                    let _ = answer.try_send(());
+                });
+            }
+            Message::Unblock(unblock, answer) => {
+                let filter = Filter::all(unblock.upstream).with(Selection::Ids(vec![unblock.id]));
+                let meant = mean(&filter);
+                if let Some(Blocked { backend, id }) =
+                    meant.first().and_then(|client| client.face().blocked())
+                {
+                    crate::task::spawn(async move {
+                        let unblocked = backend.unblock(id, &unblock.asker, unblock.way).await;
+                        let _ = answer.try_send(unblocked == Some(true));
+                    });
+                }
+            }
+        }
+    }
+
     /// Lets a client in, or tells it why not.
     fn admit(self: &Rc<Self>, accepted: Accepted, listener: usize) {
         let cells = &self.state.cells;
-        let Accepted { socket, peer, .. } = accepted;
+        let Accepted {
+            socket,
+            peer,
+            local,
+            descriptor,
+        } = accepted;
         let mut io = match socket.open() {
             Ok(io) => io,
             Err(error) => {
@@ -384,27 +430,29 @@ impl Running {
         };
         let door = self.doors.get(listener).expect("one door a listener");
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let client = Client::new(io, Arc::clone(cells), self.state.now());
+        let upstream = door.fleet.upstream();
+        let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
+        let client = Client::new(io, Arc::clone(cells), face);
         let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         cells.add(Counter::ClientsAccepted { listener }, 1);
         cells.gauge_add(Gauge::Clients { listener }, 1);
-        let mut session = Session::new(id, client, Rc::clone(door), origin);
+        let mut session = Session::new(client, Rc::clone(door), origin);
         let running = Rc::clone(self);
         // The session lives in this block and nowhere else: it is most of what an idle client costs.
         crate::task::spawn(async move {
             let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
-            running.bid_farewell(ended.ok(), key, listener, &peer);
+            running.bid_farewell(ended.ok(), key, listener);
         });
     }
 
     /// A session has ended; without a reason it panicked.
-    fn bid_farewell(&self, reason: Option<CloseReason>, key: usize, listener: usize, peer: &Address) {
+    fn bid_farewell(&self, reason: Option<CloseReason>, key: usize, listener: usize) {
+        let client = self.clients.borrow_mut().remove(key);
         let reason = reason.unwrap_or_else(|| {
-            tracing::error!(%peer, "a session panicked, which is a defect; its client is closed");
+            tracing::error!(peer = %client.face().peer, "a session panicked, which is a defect; its client is closed");
             self.state.cells.add(Counter::SessionPanics, 1);
             CloseReason::Panic
         });
-        let client = self.clients.borrow_mut().remove(key);
         client.break_off(reason);
         self.state.cells.add(Counter::ClientsClosed(reason), 1);
         self.state.cells.gauge_add(Gauge::Clients { listener }, -1);
@@ -435,19 +483,30 @@ impl Running {
     }
 
     /// Waits until every client is gone; the last ones are sent away at `--drain-timeout`.
-    async fn drain(&self, pulse: &mut tokio::time::Interval) {
+    async fn drain(self: &Rc<Self>, inbox: &mut mpsc::Receiver<Message>, pulse: &mut tokio::time::Interval) {
         self.order(Order::Drain);
         let deadline = Instant::now() + self.state.settings.drain_timeout;
         while !self.clients.borrow().is_empty() {
             tokio::select! {
                 biased;
                 () = self.emptied.notified() => {}
+                Some(message) = inbox.recv() => self.take_last(message),
                 () = tokio::time::sleep_until(deadline) => {
                     self.order(Order::Close(CloseReason::Drain));
+                    inbox.close();
                     self.emptied.notified().await;
                 }
                 _ = pulse.tick() => self.pulse(),
             }
+        }
+    }
+
+    /// The same as [`Self::take`], but for clients: their like is being sent away.
+    fn take_last(self: &Rc<Self>, message: Message) {
+        if let Message::Adopt(_) = message {
+            self.load().fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.take(message);
         }
     }
 

@@ -9,11 +9,13 @@
 //! ```
 //! The common way is a plain poll function without futures; whatever waits leaves it as a [`Turn`].
 
+mod clients;
 mod close;
 mod hold;
 mod input;
 mod multi;
 mod own;
+mod pause;
 mod pinned;
 mod proxy;
 mod stream;
@@ -48,8 +50,6 @@ pub(crate) struct Session {
     client: Rc<Client>,
     door: Rc<Door>,
     profile: Profile,
-    /// CLIENT SETNAME.
-    name: Bytes,
     origin: Origin,
     /// Under `--client-auth proxy`: has presented the password.
     admitted: bool,
@@ -111,12 +111,17 @@ enum Stop {
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(id: u64, client: Rc<Client>, door: Rc<Door>, origin: Origin) -> Self {
+    pub(crate) fn new(client: Rc<Client>, door: Rc<Door>, origin: Origin) -> Self {
+        let profile = door.first_profile();
+        let id = {
+            let mut face = client.face_mut();
+            face.wear(&profile);
+            face.id
+        };
         Self {
             id,
             client,
-            profile: door.first_profile(),
-            name: Bytes::new(),
+            profile,
             origin,
             admitted: false,
             input: BytesMut::new(),
@@ -201,8 +206,8 @@ impl Session {
     fn consume(&mut self, input: &[u8]) -> (usize, Stop) {
         let now = Instant::now();
         let limits = self.request_limits();
-        let may_enter = self.may_enter();
         let fleet = Rc::clone(&self.door.fleet);
+        let may_share = self.may_enter() && fleet.paused().is_none();
         let topology = fleet.topology();
         let mut used = 0;
         let mut group: Option<Group> = None;
@@ -224,7 +229,7 @@ impl Session {
             }
             let bytes = rest.get(..frame.len).unwrap_or_default();
             let command = Command::new(bytes, frame);
-            let plan = if may_enter {
+            let plan = if may_share {
                 route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
             } else {
                 Plan::Aside
@@ -281,6 +286,9 @@ impl Session {
             let command = Command::new(Bytes::copy_from_slice(bytes), frame);
             return (used, Stop::Turn(turn(command)));
         }
+        if let Some(group) = &group {
+            self.client.note(group.shape.command);
+        }
         let room = self.send_group(topology.epoch, group, input, now);
         (used, if room { Stop::Dry } else { Stop::Full })
     }
@@ -335,6 +343,7 @@ impl Session {
     /// Everything that the common way does not do.
     async fn aside(&mut self, command: Command<Bytes>) -> Result<(), Close> {
         let spec = command.spec();
+        self.client.note(spec.id);
         if !self.may_enter() && spec.class != Class::Session {
             self.client.reply(&Error::NoAuth.reply());
             return Ok(());
@@ -343,7 +352,12 @@ impl Session {
             // The node words the refusal; an argument short, no command has an effect.
             return self.hold(command).await;
         }
+        let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
         match spec.class {
+            Class::Data if !large && !self.may_be_postponed(&command) => self.hold(command).await,
+            Class::Data | Class::Control if self.may_be_postponed(&command) => {
+                self.pinned(command, Budget::Blocking, LeaseReason::Paused).await
+            }
             Class::Session => self.own(command).await,
             Class::Own => self.proxy(command).await,
             Class::Transaction => self.transaction(command).await,

@@ -24,6 +24,21 @@ use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
 use crate::settings::Settings;
 
+/// A pause that a client has asked of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) until: Instant,
+    pub(crate) of: Postponed,
+}
+
+/// What a node postpones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Postponed {
+    /// What may reach the replicas.
+    Writes,
+    Everything,
+}
+
 /// What a fleet is made of.
 pub(crate) struct FleetParts {
     pub(crate) upstream: usize,
@@ -46,6 +61,8 @@ pub(crate) struct Fleet {
     settling_until: Rc<Cell<Option<Instant>>>,
     /// It has had a primary.
     led: Cell<bool>,
+    /// What the primary postpones.
+    paused: Cell<Option<Pause>>,
     /// The primary answers NOAUTH to nobody.
     auth_required: Cell<bool>,
 }
@@ -72,6 +89,7 @@ impl Fleet {
             nodes: RefCell::new(BTreeMap::new()),
             settling_until: Rc::new(Cell::new(None)),
             led: Cell::new(false),
+            paused: Cell::new(None),
             auth_required: Cell::new(false),
         })
     }
@@ -184,6 +202,36 @@ impl Fleet {
             .is_some_and(|primary| key_of(primary) == *node)
     }
 
+    /// What the primary postpones now.
+    pub(crate) fn paused(&self) -> Option<Pause> {
+        let pause = self.paused.get()?;
+        if pause.until > Instant::now() {
+            return Some(pause);
+        }
+        self.paused.set(None);
+        None
+    }
+
+    /// The primary is about to postpone this, or postpones nothing any more. Once this ends, what it may postpone does
+    /// not travel on a shared connection any more.
+    pub(crate) async fn pause(&self, pause: Option<Pause>) {
+        self.paused.set(pause);
+        if pause.is_none() {
+            return;
+        }
+        let primary = self.topology().shard(0).primary.as_ref().map(key_of);
+        let backends: Vec<_> = {
+            let nodes = self.nodes.borrow();
+            let node = primary.and_then(|key| nodes.get(&key));
+            node.map(|node| node.backends.values().cloned().collect())
+                .unwrap_or_default()
+        };
+        // The answer to a question means that all before it are answered.
+        let drained = backends.iter().map(|backend| backend.drained());
+        let drained = futures_util::future::join_all(drained);
+        let _ = tokio::time::timeout(self.parts.settings.node_timeout, drained).await;
+    }
+
     /// Looks after silent nodes and idle connections.
     pub(crate) fn pulse(&self, now: Instant) {
         for node in self.nodes.borrow_mut().values_mut() {
@@ -252,6 +300,7 @@ impl Fleet {
                     self.settling_until
                         .set(Some(Instant::now() + self.hold_timeout()));
                 }
+                self.paused.set(None);
                 crate::task::spawn(Rc::clone(self).learn_auth());
             }
             let stays = |key: &NodeKey| match key.term {

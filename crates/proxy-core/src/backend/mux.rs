@@ -136,6 +136,11 @@ impl Mux {
         self.state.borrow().entries.iter().all(|entry| entry.shape.read)
     }
 
+    /// Some command is not answered yet.
+    pub(crate) fn owes_answers(&self) -> bool {
+        !self.state.borrow().entries.is_empty()
+    }
+
     /// Takes nothing new, and closes once all is answered.
     pub(crate) fn retire(&self) {
         let state = &mut *self.state.borrow_mut();

@@ -55,6 +55,8 @@ labels! {
         Client = "client",
         /// QUIT.
         Quit = "quit",
+        /// CLIENT KILL, of its own or by another.
+        Killed = "killed",
         /// It sent what is no RESP.
         Protocol = "protocol",
         /// Silent for longer than `--idle-timeout`.
@@ -93,6 +95,8 @@ labels! {
         Subscription = "subscription",
         /// MONITOR.
         Stream = "stream",
+        /// While CLIENT PAUSE lasts: whatever the node may postpone.
+        Paused = "paused",
         /// CLIENT TRACKING and other state for the session's life.
         Tracking = "tracking",
         /// SCRIPT KILL and its kin, DEBUG.

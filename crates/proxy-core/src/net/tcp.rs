@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -82,6 +83,7 @@ impl Listen for TcpListen {
             stream.set_nodelay(true)?;
             let local = stream.local_addr()?;
             Ok(Accepted {
+                descriptor: stream.as_raw_fd(),
                 socket: Box::new(TcpIncoming(stream.into_std()?)),
                 peer: peer.into(),
                 local: local.into(),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
@@ -62,6 +63,7 @@ impl Listen for UnixListen {
         listener.poll_accept(cx).map(|accepted| {
             let (stream, _) = accepted?;
             Ok(Accepted {
+                descriptor: stream.as_raw_fd(),
                 socket: Box::new(UnixIncoming(stream.into_std()?)),
                 peer: self.address(),
                 local: self.address(),

@@ -68,7 +68,7 @@ impl Session {
     }
 
     fn received(&self, bytes: usize) {
-        self.client.hear(self.door.worker.now());
+        self.client.hear(self.door.worker.now(), bytes);
         self.door
             .worker
             .cells

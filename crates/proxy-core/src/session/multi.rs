@@ -23,6 +23,10 @@ impl Session {
     /// MULTI EXEC DISCARD WATCH UNWATCH outside a transaction.
     pub(super) async fn transaction(&mut self, command: Command<Bytes>) -> Result<(), Close> {
         match command.spec().name {
+            "multi" if self.may_be_postponed(&command) => {
+                self.pinned(command, Budget::Transaction, LeaseReason::Paused)
+                    .await
+            }
             "multi" => match self.whole_block() {
                 Some(block) => self.send_block(&command, block).await,
                 None => {

@@ -5,11 +5,12 @@ use resp_codec::{Command, write};
 use sentinel_watcher::{Credentials, Secret};
 use tokio::time::Instant;
 
+use super::clients::{BAD_NAME, is_printable};
 use super::{Close, Session, shape_of};
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::{Profile, Resp, auth};
 use crate::error::Error;
-use crate::metrics::{CloseReason, LeaseReason, Outcome};
+use crate::metrics::{CloseReason, Outcome};
 use crate::route::Plan;
 use crate::settings::ClientAuth;
 
@@ -17,10 +18,9 @@ use crate::settings::ClientAuth;
 struct Hello {
     resp: Resp,
     credentials: Option<Credentials>,
-    name: Option<Bytes>,
+    name: Option<Box<[u8]>>,
 }
 
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
                             <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
                             RESP protocol version at the same time";
@@ -75,12 +75,15 @@ impl Session {
     /// Back to how the connection started.
     pub(super) fn reset(&mut self) {
         self.change(self.door.first_profile());
-        self.name = Bytes::new();
+        let mut face = self.client.face_mut();
+        face.name = Box::default();
+        face.stop();
         self.admitted = false;
     }
 
     /// Travels under another Profile from here on.
     pub(super) fn change(&mut self, profile: Profile) {
+        self.client.face_mut().wear(&profile);
         self.profile = profile;
         self.primary = None;
         self.replica = None;
@@ -184,7 +187,7 @@ impl Session {
             }
             self.change(profile);
             if let Some(name) = hello.name {
-                self.name = name;
+                self.client.face_mut().name = name;
             }
             Ok(with_id(&greeting, self.id))
         }))
@@ -229,7 +232,7 @@ impl Session {
     }
 
     /// Asks the primary, again and again while it is away; the inner error is the reply once that took too long.
-    async fn with_primary<A, F>(
+    pub(super) async fn with_primary<A, F>(
         &mut self,
         command: &Command<Bytes>,
         mut ask: A,
@@ -263,45 +266,6 @@ impl Session {
             }
         }
     }
-
-    async fn client_command(&mut self, command: Command<Bytes>) -> Result<(), Close> {
-        let mut out = BytesMut::new();
-        match command.spec().name {
-            "client|id" => write::integer(&mut out, self.id.cast_signed()),
-            "client|getname" if self.name.is_empty() => {
-                write::null(&mut out, self.profile.resp == Resp::Three)
-            }
-            "client|getname" => write::bulk(&mut out, Some(&self.name)),
-            "client|setname" => {
-                let name = command.arg(2).unwrap_or_default();
-                if is_printable(name) {
-                    self.name = Bytes::copy_from_slice(name);
-                    write::simple(&mut out, "OK");
-                } else {
-                    write::error(&mut out, BAD_NAME);
-                }
-            }
-            "client|setinfo" => set_info(&command, &mut out),
-            "client|reply"
-                if command
-                    .arg(2)
-                    .is_some_and(|mode| mode.eq_ignore_ascii_case(b"on")) =>
-            {
-                write::simple(&mut out, "OK");
-            }
-            "client|reply" => out.extend_from_slice(&Error::Unsupported("CLIENT REPLY OFF and SKIP").reply()),
-            "client|kill" => out.extend_from_slice(&Error::Unsupported("CLIENT KILL").reply()),
-            "client|unblock" => out.extend_from_slice(&Error::Unsupported("CLIENT UNBLOCK").reply()),
-            "client|capa" | "client|import-source" => {
-                out.extend_from_slice(&Error::Unsupported("CLIENT CAPA and IMPORT-SOURCE").reply());
-            }
-            // A subcommand that the table does not know may change the connection: it gets one of its own.
-            "client" => return self.stream(command, LeaseReason::Tracking).await,
-            _ => return self.hold(command).await,
-        }
-        self.answer(&command, &out);
-        Ok(())
-    }
 }
 
 /// Reads HELLO's arguments as Redis does, with its words for what is wrong.
@@ -311,7 +275,10 @@ fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
         Some(b"2") => Resp::Two,
         Some(b"3") => Resp::Three,
         Some(version) => {
-            let number = std::str::from_utf8(version).is_ok_and(|text| text.parse::<i64>().is_ok());
+            let number = std::str::from_utf8(version)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok())
+                .is_some_and(|number| number.to_string().as_bytes() == version);
             return Err(if number {
                 "NOPROTO unsupported protocol version".to_owned()
             } else {
@@ -336,7 +303,7 @@ fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
                 if !is_printable(name) {
                     return Err(BAD_NAME.to_owned());
                 }
-                hello.name = Some(Bytes::copy_from_slice(name));
+                hello.name = Some(name.into());
                 at += 2;
             }
             _ => {
@@ -348,21 +315,6 @@ fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
         }
     }
     Ok(hello)
-}
-
-fn set_info(command: &Command<Bytes>, out: &mut BytesMut) {
-    let option = command.arg(2).unwrap_or_default();
-    let name = String::from_utf8_lossy(option);
-    if !option.eq_ignore_ascii_case(b"lib-name") && !option.eq_ignore_ascii_case(b"lib-ver") {
-        write::error(out, &format!("ERR Unrecognized option '{name}'"));
-    } else if command.arg(3).is_some_and(is_printable) {
-        write::simple(out, "OK");
-    } else {
-        write::error(
-            out,
-            &format!("ERR {name} cannot contain spaces, newlines or special characters."),
-        );
-    }
 }
 
 /// The greeting with `id` in the place of the node's id for the connection that asked.
@@ -390,11 +342,6 @@ fn named(user: &[u8], password: &[u8]) -> Credentials {
 fn same(ours: &[u8], theirs: &[u8]) -> bool {
     let differing = ours.iter().zip(theirs).fold(0, |acc, (a, b)| acc | (a ^ b));
     ours.len() == theirs.len() && differing == 0
-}
-
-/// What Redis takes as a client's name.
-fn is_printable(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
 fn error(text: &str) -> Bytes {

@@ -16,19 +16,25 @@ use resp_codec::{Class, Command, Refusal, ReplyKind, refusal};
 use sentinel_watcher::{Phase, Suspicion};
 use tokio::time::Instant;
 
+use super::clients::is_own;
 use super::hold::Pause;
 use super::{Close, Session, shape_of};
 use crate::backend::Link;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Budget, Clean, LeaseError};
 use crate::client::Shape;
+use crate::client::face::Blocked;
 use crate::error::{Error, Sent, may_resend};
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason, Outcome};
+use crate::roster::Way;
 use stay::{Abort, Call, HeldLease, Stay};
 
 /// PUBLISH reaches the replicas and changes nothing.
 const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
+
+/// What CLIENT UNBLOCK … ERROR makes of a blocked command; a node that is demoted has other words.
+const UNBLOCKED_ON_REQUEST: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 /// How one attempt ended.
 enum Attempt {
@@ -52,7 +58,9 @@ impl Session {
         let mut stay = Stay::new(budget, reason);
         let mut next = first;
         loop {
+            self.client.note(next.spec().id);
             self.serve(&mut stay, next).await?;
+            stay.show(&mut self.client.face_mut());
             if let Some(clean) = Clean::prove(&stay.state) {
                 if let Some(held) = stay.held.take() {
                     held.lease.release(clean);
@@ -81,9 +89,7 @@ impl Session {
                 *stay = Stay::new(stay.budget, stay.reason);
                 return Box::pin(self.own(command)).await;
             }
-            "client|id" | "client|getname" | "client|setname" | "client|setinfo" | "client|reply"
-                if !stay.state.in_multi =>
-            {
+            name if is_own(name) && !stay.state.in_multi => {
                 return Box::pin(self.own(command)).await;
             }
             "auth" | "hello" if !stay.state.in_multi => {
@@ -309,6 +315,10 @@ impl Session {
     ) -> Result<Attempt, Close> {
         let mut applied = self.door.fleet.applied();
         let mut passing = false;
+        let waits = call.unblocks || stay.reason == LeaseReason::Paused;
+        if waits || command.spec().class == Class::Wait {
+            self.client.face_mut().doing().blocked = stay.blocked();
+        }
         loop {
             let Some(held) = &mut stay.held else {
                 return Ok(Self::lost(stay, call));
@@ -316,7 +326,7 @@ impl Session {
             let arrival = tokio::select! {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
-                close = self.gone_or_broken(call.unblocks) => return Err(close),
+                close = self.gone_or_broken(waits) => return Err(close),
                 () = applied.changed() => {
                     self.follow_topology(stay, call).await?;
                     continue;
@@ -389,7 +399,9 @@ impl Session {
             None
         };
         let link = call.node.clone().expect("the command was sent to it");
-        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks;
+        // What another client's CLIENT UNBLOCK does is an answer like others.
+        let asked_for = reply.starts_with(UNBLOCKED_ON_REQUEST) && !call.disarmed;
+        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks && !asked_for;
         if !unblocked && !self.door.fleet.is_primary(&link.node) {
             // A former primary may have acted after the switch, on data that nobody keeps: only that it did nothing
             // is believed of it.
@@ -426,28 +438,27 @@ impl Session {
         let Some(held) = &mut stay.held else { return Ok(()) };
         if !self.door.fleet.is_primary(&held.backend.link().node) {
             // The former primary may still live: its own word decides whether something was popped.
-            if !(call.unblocks && self.unblock(stay).await?) {
+            if !(call.unblocks && self.disarm(stay, call).await?) {
                 stay.lose();
             }
         } else if call.unblocks && self.door.fleet.topology().shard(0).phase == Phase::Moving {
-            self.unblock(stay).await?;
+            self.disarm(stay, call).await?;
         }
         Ok(())
     }
 
     /// CLIENT UNBLOCK over a connection of its own. True: the node heard it; the blocked command's answer follows.
-    async fn unblock(&mut self, stay: &mut Stay) -> Result<bool, Close> {
-        let Some(held) = &mut stay.held else {
+    async fn disarm(&mut self, stay: &mut Stay, call: &mut Call) -> Result<bool, Close> {
+        let Some(Blocked { backend, id }) = stay.blocked() else {
             return Ok(false);
         };
-        let Some(id) = held.lease.conn().id() else {
-            return Ok(false);
-        };
-        let unblocking = held.backend.unblock(id);
+        call.disarmed = true;
+        let profile = self.profile.clone();
+        let unblocking = backend.unblock(id, &profile, Way::Error);
         tokio::select! {
             biased;
             close = self.broken() => Err(close),
-            heard = unblocking => Ok(heard),
+            heard = unblocking => Ok(heard.is_some()),
         }
     }
 }

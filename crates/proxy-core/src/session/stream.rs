@@ -58,6 +58,7 @@ impl Session {
                     if let Some(clean) = Clean::prove(&stream.state()) {
                         lease.release(clean);
                     }
+                    self.client.face_mut().stop();
                     self.change(self.profile.clone());
                     return Ok(());
                 }
@@ -109,7 +110,11 @@ impl Session {
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             tokio::select! {
                 biased;
-                command = self.command_or_gone(takes_more) => stream.take_command(command?),
+                command = self.command_or_gone(takes_more) => {
+                    let command = command?;
+                    self.client.note(command.spec().id);
+                    stream.take_command(command);
+                }
                 arrival = lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival)?,
                     Err(_) => return Ok(Flow::Lost),
@@ -167,6 +172,9 @@ impl Session {
                 let whole = !std::mem::take(&mut stream.passing);
                 if let Some(answered) = stream.note(kind, if whole { &frame } else { b"" }) {
                     self.note_profile(&answered, kind);
+                    if !kind.is_error() {
+                        stream.show(&answered, &mut self.client.face_mut());
+                    }
                 }
                 self.tell_unknown(stream);
             }

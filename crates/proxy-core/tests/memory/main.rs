@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "all of it is a test")]
 
 mod blocking;
+mod clients;
 mod common;
 mod lost;
 mod moving;

@@ -200,11 +200,27 @@ impl State {
                 let whom: u64 = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();
                 let at = self.waiters.iter().position(|waiter| waiter.connection == whom);
                 if let Some(at) = at {
+                    let waiter = self.waiters.remove(at);
+                    let error = args.get(3).is_some_and(|way| way.eq_ignore_ascii_case(b"error"));
                     let reply = &b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"[..];
-                    let _ = self.waiters.remove(at).reply.send(Bytes::from_static(reply));
+                    let reply = if error {
+                        Bytes::from_static(reply)
+                    } else {
+                        waiter.none
+                    };
+                    let _ = waiter.reply.send(reply);
                 }
                 write::integer(out, i64::from(at.is_some()));
             }
+            "client|info" => {
+                let line = format!("id={id} addr= name= flags=N db=0 sub=0 multi=-1 cmd= user= resp=2");
+                write::bulk(out, Some(line.as_bytes()));
+            }
+            "client|list" => write::bulk(out, Some(b"")),
+            "client|kill" if args.len() == 3 => write::error(out, "ERR No such client"),
+            "client|kill" => write::integer(out, 0),
+            "client|getname" => write::null(out, self.connection(id).resp3),
+            "client|setname" | "client|setinfo" | "client|reply" => write::simple(out, "OK"),
             _ => write::error(
                 out,
                 &format!(

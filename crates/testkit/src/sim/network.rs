@@ -65,6 +65,8 @@ pub struct Door {
 #[derive(Default)]
 struct Knocks {
     waiting: VecDeque<End>,
+    /// How many have been let in: each comes from a port of its own.
+    let_in: u16,
     wakers: Vec<Waker>,
 }
 
@@ -269,11 +271,15 @@ impl Listen for Door {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         let mut knocks = self.knocks.lock().unwrap();
         match knocks.waiting.pop_front() {
-            Some(stream) => Poll::Ready(Ok(Accepted {
-                socket: Box::new(Knock(stream)),
-                peer: SocketAddr::from(([127, 0, 0, 1], 1)).into(),
-                local: self.address(),
-            })),
+            Some(stream) => {
+                knocks.let_in += 1;
+                Poll::Ready(Ok(Accepted {
+                    socket: Box::new(Knock(stream)),
+                    peer: SocketAddr::from(([127, 0, 0, 1], knocks.let_in)).into(),
+                    local: self.address(),
+                    descriptor: i32::from(knocks.let_in),
+                }))
+            }
             None => {
                 if !knocks.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
                     knocks.wakers.push(cx.waker().clone());

@@ -366,6 +366,7 @@ impl Node {
                     connection: id,
                     text,
                     wish,
+                    none: none.clone(),
                     reply,
                 });
                 Step::Blocked(answered, until, none)

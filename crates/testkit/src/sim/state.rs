@@ -78,6 +78,8 @@ pub(super) struct Waiter {
     pub(super) connection: u64,
     pub(super) text: String,
     pub(super) wish: Wish,
+    /// Its answer if the wish is never granted.
+    pub(super) none: Bytes,
     pub(super) reply: oneshot::Sender<Bytes>,
 }
 

@@ -11,6 +11,7 @@ use crate::backend::lease::{Budget, Lease, LeaseState};
 use crate::backend::profile::{Profile, Resp};
 use crate::backend::{Backend, Link};
 use crate::client::Shape;
+use crate::client::face::{Blocked, Face};
 use crate::door::Counted;
 use crate::error::Error;
 use crate::limits;
@@ -24,6 +25,8 @@ pub(super) struct Stay {
     pub(super) held: Option<HeldLease>,
     pub(super) state: LeaseState,
     pub(super) journal: Journal,
+    /// Keys named by WATCH.
+    watched: usize,
     /// A watched primary is gone: EXEC answers null.
     pub(super) watch_broken: bool,
     /// Why the open MULTI can only end in EXECABORT.
@@ -63,6 +66,8 @@ pub(super) struct Call {
     pub(super) queues: bool,
     /// It may block, and CLIENT UNBLOCK proves that it has done nothing.
     pub(super) unblocks: bool,
+    /// slipring has unblocked it on the node, because the primary moves.
+    pub(super) disarmed: bool,
     /// When its first attempt began: what is left of a blocking command's timeout is counted from here.
     pub(super) since: Instant,
     resent: bool,
@@ -89,6 +94,7 @@ impl Call {
             shape,
             queues,
             unblocks: command.may_block() && !stay.state.in_multi,
+            disarmed: false,
             since: Instant::now(),
             resent: false,
             node: None,
@@ -116,6 +122,7 @@ impl Stay {
             held: None,
             state: LeaseState::default(),
             journal: Journal::default(),
+            watched: 0,
             watch_broken: false,
             aborted: None,
         }
@@ -145,6 +152,30 @@ impl Stay {
     /// The stay is over without a clean end: nothing of it is carried on.
     pub(super) fn give_up(&mut self) {
         *self = Self::new(self.budget, self.reason);
+    }
+
+    /// Where the command that was sent waits, if the node has told the connection's id.
+    pub(super) fn blocked(&mut self) -> Option<Blocked> {
+        let HeldLease { lease, backend } = self.held.as_mut()?;
+        let id = lease.conn().id()?;
+        Some(Blocked {
+            backend: Rc::clone(backend),
+            id,
+        })
+    }
+
+    /// Lets others see what is queued and watched.
+    pub(super) fn show(&self, face: &mut Face) {
+        face.stop();
+        if self.state.in_multi || self.state.watching {
+            let doing = face.doing();
+            // MULTI itself is the first of the journal.
+            doing.queued = self
+                .state
+                .in_multi
+                .then(|| self.journal.commands.saturating_sub(1));
+            doing.watched = self.watched;
+        }
     }
 
     /// What to answer instead of the node, where a move broke the transaction.
@@ -186,9 +217,13 @@ impl Stay {
                 self.end_transaction();
             }
             "discard" if ok => self.end_transaction(),
-            "watch" if ok => self.state.watching = true,
+            "watch" if ok => {
+                self.state.watching = true;
+                self.watched += command.argc() - 1;
+            }
             "unwatch" if ok && !self.state.in_multi => {
                 self.state.watching = false;
+                self.watched = 0;
                 self.watch_broken = false;
             }
             _ if self.state.in_multi => {
@@ -207,6 +242,7 @@ impl Stay {
     pub(super) fn end_transaction(&mut self) {
         self.state.in_multi = false;
         self.state.watching = false;
+        self.watched = 0;
         self.watch_broken = false;
         self.aborted = None;
         self.journal = Journal::default();
@@ -218,17 +254,17 @@ impl Stay {
 impl Journal {
     pub(super) fn add(&mut self, command: &Command<Bytes>) {
         let frame = command.frame();
+        if command.spec().name == "select" {
+            self.selects
+                .extend(database(command).map(|db| (self.commands.saturating_sub(1), db)));
+        }
+        self.commands += 1;
         if self.over || self.frames.len() + frame.len() > limits::JOURNAL_BYTES {
             self.over = true;
             self.frames = BytesMut::new();
             return;
         }
-        if command.spec().name == "select" {
-            self.selects
-                .extend(database(command).map(|db| (self.commands.saturating_sub(1), db)));
-        }
         self.frames.extend_from_slice(frame);
-        self.commands += 1;
     }
 
     /// The databases that EXEC selected become the session's.

@@ -34,7 +34,12 @@ impl Roll {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.channels.len() + self.patterns.len() + self.shards.len()
+        self.counts().iter().sum()
+    }
+
+    /// Of channels, patterns and shard channels.
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.channels.len(), self.patterns.len(), self.shards.len()]
     }
 
     /// Some repeated subscription is not confirmed yet.

@@ -11,9 +11,11 @@ use tokio::time::Instant;
 use super::roll::{Noted, Roll};
 use crate::backend::lease::{Lease, LeaseState};
 use crate::backend::profile::Resp;
+use crate::client::face::{Face, Mark};
 use crate::door::Held;
 use crate::metrics::LeaseReason;
 use crate::route;
+use crate::session::clients::is_own;
 
 /// What a streaming session carries from node to node.
 pub(super) struct Stream {
@@ -96,18 +98,7 @@ impl Stream {
     /// The client's next command: to the node, but for what only the session knows, once all before it is answered.
     pub(super) fn take_command(&mut self, command: Command<Bytes>) {
         let name = command.spec().name;
-        let own = matches!(
-            name,
-            "quit"
-                | "reset"
-                | "client|id"
-                | "client|getname"
-                | "client|setname"
-                | "client|setinfo"
-                | "client|reply"
-                | "client|kill"
-                | "client|unblock"
-        );
+        let own = matches!(name, "quit" | "reset") || is_own(name);
         if own && command.arity_ok() {
             self.deferred = Some(command);
         } else {
@@ -151,6 +142,23 @@ impl Stream {
             self.standing.push(answered.frame().clone());
         }
         Some(answered)
+    }
+
+    /// Lets others see what is subscribed, and what `answered` has made of the connection.
+    pub(super) fn show(&self, answered: &Command<Bytes>, face: &mut Face) {
+        let doing = face.doing();
+        [doing.channels, doing.patterns, doing.shard_channels] = self.roll.counts();
+        let says = |word: &[u8]| answered.args().skip(2).any(|arg| arg.eq_ignore_ascii_case(word));
+        match answered.spec().name {
+            "monitor" => doing.mark(Mark::Monitor, true),
+            "client|tracking" => {
+                doing.mark(Mark::Tracking, says(b"on"));
+                doing.mark(Mark::Broadcast, says(b"on") && says(b"bcast"));
+            }
+            "client|no-evict" => doing.mark(Mark::NoEvict, says(b"on")),
+            "client|no-touch" => doing.mark(Mark::NoTouch, says(b"on")),
+            _ => {}
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -1,0 +1,141 @@
+//! This proxy's clients, over all workers: who is there, and what one of them may do to another.
+//!
+//! ```text
+//!   session --ask--> every worker's inbox --Message--> worker: looks at its own clients
+//!      ^                                                  |
+//!      +------------- one answer a worker ----------------+
+//! ```
+
+mod filter;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::backend::fleet::Pause;
+use crate::backend::profile::Profile;
+use crate::client::face::Fields;
+use crate::net::Accepted;
+pub(crate) use filter::{Filter, Selection};
+
+/// Every worker's inbox.
+pub(crate) struct Roster(Vec<mpsc::Sender<Message>>);
+
+/// What may come to a worker from another, or from itself.
+pub(crate) enum Message {
+    /// A client accepted elsewhere, for the least loaded worker.
+    Adopt(Adopt),
+    /// Which clients are there? Each with its id, in no order.
+    List(Arc<Filter>, Arc<Fields>, mpsc::Sender<Vec<(u64, Vec<u8>)>>),
+    /// Close these. How many were there?
+    Kill(Arc<Filter>, mpsc::Sender<usize>),
+    /// The primary of this master is about to postpone this, or postpones nothing any more.
+    Pause(usize, Option<Pause>, mpsc::Sender<()>),
+    /// Unblock this one, if it is blocked.
+    Unblock(Unblock, mpsc::Sender<bool>),
+}
+
+/// A client accepted elsewhere.
+pub(crate) struct Adopt {
+    pub(crate) accepted: Accepted,
+    pub(crate) listener: usize,
+}
+
+/// CLIENT UNBLOCK.
+#[derive(Clone)]
+pub(crate) struct Unblock {
+    pub(crate) id: u64,
+    pub(crate) upstream: usize,
+    pub(crate) way: Way,
+    /// Who asks: the node decides whether that one may.
+    pub(crate) asker: Profile,
+}
+
+/// How an unblocked command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// As if its timeout had passed.
+    Timeout,
+    /// With the error UNBLOCKED.
+    Error,
+}
+
+/// How many messages may wait for a worker. Past it, an accepting worker keeps its client itself, and whoever asks
+/// waits.
+const INBOX_MESSAGES: usize = 256;
+
+// === impl Way ===
+
+impl Way {
+    /// Redis' word for it.
+    pub(crate) const fn word(self) -> &'static [u8] {
+        match self {
+            Self::Timeout => b"TIMEOUT",
+            Self::Error => b"ERROR",
+        }
+    }
+}
+
+// === impl Roster ===
+
+impl Roster {
+    /// An inbox for each of `workers`, and where each of them reads it.
+    pub(crate) fn new(workers: usize) -> (Self, Vec<mpsc::Receiver<Message>>) {
+        let (senders, receivers) = (0..workers).map(|_| mpsc::channel(INBOX_MESSAGES)).unzip();
+        (Self(senders), receivers)
+    }
+
+    /// Gives a client to a worker; back it comes if that has no room.
+    pub(crate) fn adopt(&self, worker: usize, adopt: Adopt) -> Result<(), Adopt> {
+        let inbox = self.0.get(worker).expect("one inbox a worker");
+        inbox.try_send(Message::Adopt(adopt)).map_err(|refused| {
+            let (mpsc::error::TrySendError::Full(message) | mpsc::error::TrySendError::Closed(message)) =
+                refused;
+            match message {
+                Message::Adopt(adopt) => adopt,
+                _ => unreachable!("what was sent comes back"),
+            }
+        })
+    }
+
+    /// The lines of all clients that `filter` chooses, in the order of their ids.
+    pub(crate) async fn list(&self, filter: Filter, fields: Fields) -> Vec<u8> {
+        let (filter, fields) = (Arc::new(filter), Arc::new(fields));
+        let lines = self.gather(|answer| Message::List(Arc::clone(&filter), Arc::clone(&fields), answer));
+        let mut lines = lines.await.concat();
+        lines.sort_by_key(|(id, _)| *id);
+        lines.into_iter().flat_map(|(_, line)| line).collect()
+    }
+
+    /// Closes all clients that `filter` chooses. How many there were.
+    pub(crate) async fn kill(&self, filter: &Arc<Filter>) -> usize {
+        let killed = self.gather(|answer| Message::Kill(Arc::clone(filter), answer));
+        killed.await.into_iter().sum()
+    }
+
+    /// Unblocks a client. False: it was not blocked.
+    pub(crate) async fn unblock(&self, unblock: Unblock) -> bool {
+        let unblocked = self.gather(|answer| Message::Unblock(unblock.clone(), answer));
+        unblocked.await.contains(&true)
+    }
+
+    /// Tells every worker what the primary of a master postpones. Each has taken it to heart when this ends.
+    pub(crate) async fn pause(&self, upstream: usize, pause: Option<Pause>) {
+        self.gather(|answer| Message::Pause(upstream, pause, answer))
+            .await;
+    }
+
+    /// Asks every worker. One that has ended answers nothing.
+    async fn gather<T>(&self, ask: impl Fn(mpsc::Sender<T>) -> Message) -> Vec<T> {
+        let (sender, mut answers) = mpsc::channel(self.0.len());
+        for inbox in &self.0 {
+            let _ = inbox.send(ask(sender.clone())).await;
+        }
+        drop(sender);
+        let mut all = Vec::with_capacity(self.0.len());
+        while let Some(answer) = answers.recv().await {
+            all.push(answer);
+        }
+        all
+    }
+}

@@ -1,0 +1,306 @@
+//! CLIENT: this proxy's clients. The node judges the words and who may say them, slipring then does what they mean.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Command, Value, value, write};
+use tokio::time::Instant;
+
+use super::{Close, Session, shape_of};
+use crate::backend::profile::Resp;
+use crate::client::Order;
+use crate::client::face::{Fields, Library};
+use crate::error::Error;
+use crate::metrics::{CloseReason, LeaseReason};
+use crate::roster::{Filter, Selection, Unblock, Way};
+
+/// What Redis says of a name that CLIENT LIST could not print.
+pub(super) const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// No client comes from or to it.
+const NOWHERE: &[u8] = b"-";
+
+/// Whether the session itself answers this, wherever its other commands travel.
+pub(super) fn is_own(name: &str) -> bool {
+    let own = [
+        "id", "info", "list", "kill", "unblock", "getname", "setname", "setinfo", "reply", "capa", "pause",
+        "unpause",
+    ];
+    name.strip_prefix("client|")
+        .is_some_and(|name| own.contains(&name))
+}
+
+impl Session {
+    /// CLIENT, but for what travels as it is.
+    pub(super) async fn client_command(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        let Some(question) = question(&command) else {
+            return match command.spec().name {
+                "client|pause" | "client|unpause" if command.arity_ok() => self.pause_node(command).await,
+                // A subcommand that the table does not know may change the connection: it gets one of its own.
+                "client" | "client|import-source" => self.stream(command, LeaseReason::Tracking).await,
+                _ => self.hold(command).await,
+            };
+        };
+        self.settled().await?;
+        self.be_seen(&command);
+        let shape = shape_of(&command);
+        let judged = self
+            .with_primary(&command, |session| {
+                let backend = session.door.fleet.primary(&session.profile);
+                let (question, turn) = (question.clone(), session.id);
+                async move {
+                    let mux = backend?.mux(turn);
+                    mux.ask(&question, shape).await
+                }
+            })
+            .await?;
+        let reply = match judged {
+            Ok(reply) if !is_refusal(&reply, &command) => self.client_reply(&command, reply).await?,
+            Ok(refusal) | Err(refusal) => refusal,
+        };
+        self.client.face_mut().forget_query();
+        self.answer(&command, &reply);
+        if self.client.must_go() {
+            return self.farewell(CloseReason::Killed).await;
+        }
+        Ok(())
+    }
+
+    /// What `command`, which the node allows, is answered; `judged` is the node's own answer to the harmless form.
+    async fn client_reply(&mut self, command: &Command<Bytes>, judged: Bytes) -> Result<Bytes, Close> {
+        let mut out = BytesMut::new();
+        let argument = command.arg(2).unwrap_or_default();
+        match command.spec().name {
+            "client|id" => write::integer(&mut out, self.id.cast_signed()),
+            "client|getname" => match &self.client.face().name {
+                name if name.is_empty() => write::null(&mut out, self.profile.resp == Resp::Three),
+                name => write::bulk(&mut out, Some(name)),
+            },
+            "client|setname" if is_printable(argument) => {
+                self.client.face_mut().name = argument.into();
+                return Ok(judged);
+            }
+            "client|setname" => write::error(&mut out, BAD_NAME),
+            "client|setinfo" => match self.set_info(command) {
+                Ok(()) => return Ok(judged),
+                Err(text) => write::error(&mut out, &text),
+            },
+            "client|capa" => {
+                let redirect = command
+                    .args()
+                    .skip(2)
+                    .any(|word| word.eq_ignore_ascii_case(b"redirect"));
+                if redirect {
+                    self.client.face_mut().doing().capabilities = b"r".as_slice().into();
+                }
+                return Ok(judged);
+            }
+            "client|reply" if argument.eq_ignore_ascii_case(b"on") => return Ok(judged),
+            "client|reply" => return Ok(Error::Unsupported("CLIENT REPLY OFF and SKIP").reply()),
+            "client|info" => {
+                let line = self.client.line(&fields(&judged), Instant::now());
+                self.text(&mut out, &line);
+            }
+            "client|list" => {
+                let upstream = self.door.fleet.upstream();
+                let Some((mut filter, skips)) = Filter::read(upstream, command.args().skip(2)) else {
+                    return Ok(Error::Unsupported("this option of CLIENT LIST").reply());
+                };
+                if skips == Some(true) {
+                    filter = filter.without(self.id);
+                }
+                let fields = self.fields().await?;
+                let list = self
+                    .gathered(|roster| async move { roster.list(filter, fields).await })
+                    .await?;
+                self.text(&mut out, &list);
+            }
+            "client|kill" => return self.kill(command).await,
+            "client|unblock" => {
+                let unblock = Unblock {
+                    id: number(argument).unwrap_or_default(),
+                    upstream: self.door.fleet.upstream(),
+                    way: match command.arg(3) {
+                        Some(way) if way.eq_ignore_ascii_case(b"error") => Way::Error,
+                        _ => Way::Timeout,
+                    },
+                    asker: self.profile.clone(),
+                };
+                let unblocked = self
+                    .gathered(|roster| async move { roster.unblock(unblock).await })
+                    .await?;
+                write::integer(&mut out, i64::from(unblocked));
+            }
+            _ => return Ok(judged),
+        }
+        Ok(out.freeze())
+    }
+
+    /// CLIENT KILL: the others at once, oneself once this is answered.
+    async fn kill(&mut self, command: &Command<Bytes>) -> Result<Bytes, Close> {
+        let upstream = self.door.fleet.upstream();
+        let old_form = command.argc() == 3;
+        let read = match command.arg(2) {
+            Some(address) if old_form => {
+                let filter = Filter::all(upstream).with(Selection::Peer(address.into()));
+                Some((filter, Some(false)))
+            }
+            _ => Filter::read(upstream, command.args().skip(2)),
+        };
+        let Some((filter, skips)) = read else {
+            return Ok(Error::Unsupported("this option of CLIENT KILL").reply());
+        };
+        let kills_itself = skips == Some(false) && filter.holds(&self.client, Instant::now());
+        let others = Arc::new(filter.without(self.id));
+        let killed = self
+            .gathered(|roster| async move { roster.kill(&others).await })
+            .await?
+            + usize::from(kills_itself);
+        if kills_itself {
+            self.client.give_order(Order::Close(CloseReason::Killed));
+        }
+        let mut out = BytesMut::new();
+        match killed {
+            0 if old_form => write::error(&mut out, "ERR No such client"),
+            _ if old_form => write::simple(&mut out, "OK"),
+            killed => write::integer(&mut out, killed as i64),
+        }
+        Ok(out.freeze())
+    }
+
+    /// CLIENT SETINFO, whose attribute the node knows. The error is Redis' own.
+    fn set_info(&mut self, command: &Command<Bytes>) -> Result<(), String> {
+        let attribute = command.arg(2).unwrap_or_default();
+        let value = command.arg(3).unwrap_or_default();
+        if !is_printable(value) {
+            let attribute = String::from_utf8_lossy(attribute);
+            return Err(format!(
+                "ERR {attribute} cannot contain spaces, newlines or special characters."
+            ));
+        }
+        let mut face = self.client.face_mut();
+        let library: &mut Library = face.library.get_or_insert_default();
+        if attribute.eq_ignore_ascii_case(b"lib-name") {
+            library.name = value.into();
+        } else {
+            library.version = value.into();
+        }
+        Ok(())
+    }
+
+    /// Lets others see what the session has become, and itself the request it is seen by.
+    pub(super) fn be_seen(&self, command: &Command<Bytes>) {
+        let mut face = self.client.face_mut();
+        face.wear(&self.profile);
+        let arguments = command.args().map(<[u8]>::len).sum();
+        face.doing().query = (command.frame().len() + self.input.len(), arguments);
+    }
+
+    /// The fields that the primary's own lines have; those of Redis 7.0 where this user may not ask for one.
+    async fn fields(&mut self) -> Result<Fields, Close> {
+        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+            return Ok(Fields::default());
+        };
+        let asked = tokio::select! {
+            biased;
+            close = self.broken() => return Err(close),
+            line = backend.client_line() => line,
+        };
+        Ok(asked.map(|line| fields(&line)).unwrap_or_default())
+    }
+
+    /// What all workers answer, unless the client goes first.
+    pub(super) async fn gathered<A, F>(&mut self, ask: A) -> Result<F::Output, Close>
+    where
+        A: FnOnce(Arc<crate::roster::Roster>) -> F,
+        F: Future,
+    {
+        let asked = ask(Arc::clone(&self.door.worker.roster));
+        tokio::select! {
+            biased;
+            close = self.broken() => Err(close),
+            answer = asked => Ok(answer),
+        }
+    }
+
+    /// A text for people: verbatim in RESP3.
+    fn text(&self, out: &mut BytesMut, text: &[u8]) {
+        if self.profile.resp == Resp::Three {
+            out.extend_from_slice(format!("={}\r\ntxt:", text.len() + 4).as_bytes());
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+        } else {
+            write::bulk(out, Some(text));
+        }
+    }
+}
+
+/// What to ask the node, over a connection that others use too: the same words in a form that does nothing. `None`:
+/// the command travels as it is.
+fn question(command: &Command<Bytes>) -> Option<Bytes> {
+    if !command.arity_ok() {
+        return None;
+    }
+    let mut args: Vec<&[u8]> = command.args().collect();
+    match command.spec().name {
+        "client|id" | "client|getname" | "client|info" => {}
+        "client|setname" => args[2] = b"",
+        "client|setinfo" => args[3] = b"",
+        "client|capa" => args[2..].fill(b"-"),
+        "client|reply" => {
+            if [&b"on"[..], b"off", b"skip"]
+                .iter()
+                .any(|mode| args[2].eq_ignore_ascii_case(mode))
+            {
+                args[2] = b"ON";
+            }
+        }
+        // A primary is connected to none: the shortest list there is.
+        "client|list" if args.len() == 2 => args.extend([&b"TYPE"[..], b"MASTER"]),
+        "client|list" => {}
+        "client|kill" if args.len() == 3 => args[2] = NOWHERE,
+        "client|kill" => {
+            let mut at = 2;
+            while let Some(option) = args.get(at) {
+                let names_address =
+                    option.eq_ignore_ascii_case(b"addr") || option.eq_ignore_ascii_case(b"laddr");
+                at += 1;
+                if names_address && at < args.len() {
+                    args[at] = NOWHERE;
+                    at += 1;
+                }
+            }
+            args.splice(2..2, [&b"LADDR"[..], NOWHERE]);
+        }
+        "client|unblock" if number(args[2]).is_some() => args[2] = b"0",
+        "client|unblock" => {}
+        _ => return None,
+    }
+    let mut out = BytesMut::new();
+    write::command(&mut out, &args);
+    Some(out.freeze())
+}
+
+/// The node does not allow it, or does not know it. That CLIENT KILL found nobody there is no refusal.
+fn is_refusal(reply: &[u8], command: &Command<Bytes>) -> bool {
+    let found_nobody = command.spec().name == "client|kill" && reply.starts_with(b"-ERR No such client");
+    reply.starts_with(b"-") && !found_nobody
+}
+
+/// What the node printed of one of slipring's connections.
+fn fields(reply: &[u8]) -> Fields {
+    let line = value::decode(reply).ok();
+    let line = line.as_ref().and_then(Value::as_bytes);
+    Fields::read(line.unwrap_or_default())
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    // Whatever is below zero names nobody.
+    let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some(u64::try_from(number).unwrap_or_default())
+}
+
+/// What Redis takes as a client's name.
+pub(super) fn is_printable(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
