@@ -10,9 +10,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use proxy_core::{ClientAuth, ReadPolicy};
 use sentinel_watcher::{AddressMapEntry, HostPort, Lag, Secret};
+use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
-pub(crate) use values::{AdminSpec, Choice, ListenSpec};
+use crate::tls::ClientCertificates;
+pub(crate) use values::{AdminSpec, Choice, ListenSpec, Transport};
 
 /// A Redis proxy that follows Sentinel.
 ///
@@ -27,6 +29,8 @@ pub(crate) struct Cli {
     pub(crate) clients: ClientArgs,
     #[command(flatten)]
     pub(crate) nodes: NodeArgs,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     #[command(flatten)]
     pub(crate) failover: FailoverArgs,
     #[command(flatten)]
@@ -76,15 +80,16 @@ pub(crate) struct MasterArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Whom to serve")]
 pub(crate) struct ClientArgs {
-    /// Where clients connect; * is every IPv4 address. Repeatable; with several masters each names its own.
+    /// Where clients connect: IP:PORT (* is every IPv4 address), tls:IP:PORT, tcp:IP:PORT (plain, whatever
+    /// --listen-tls says) or unix:/PATH. Repeatable; with several masters each names its own.
     #[arg(
-        long, value_name = "IP:PORT[=MASTER]", default_value = "127.0.0.1:6379", value_delimiter = ',',
+        long, value_name = "ADDR[=MASTER]", default_value = "127.0.0.1:6379", value_delimiter = ',',
         value_parser = values::listen
     )]
     pub(crate) listen: Vec<ListenSpec>,
 
     /// The same, with reads answered by a replica (by the primary where no replica is usable). Repeatable.
-    #[arg(long, value_name = "IP:PORT[=MASTER]", value_delimiter = ',', value_parser = values::listen)]
+    #[arg(long, value_name = "ADDR[=MASTER]", value_delimiter = ',', value_parser = values::listen)]
     pub(crate) replica_listen: Vec<ListenSpec>,
 
     /// Clients served at once; one more gets Redis' own error.
@@ -167,6 +172,78 @@ pub(crate) struct NodeArgs {
     /// How long a session waits for a connection of its own.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::deadline)]
     pub(crate) lease_wait_timeout: Duration,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct TlsArgs {
+    /// Clients of every --listen and --replica-listen without a prefix speak TLS.
+    #[arg(long)]
+    pub(crate) listen_tls: bool,
+
+    /// Certificate chain shown to clients, in PEM, the leaf first. Repeatable: clients get the one that bears the name
+    /// they ask for, else the first.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub(crate) listen_tls_cert_file: Vec<PathBuf>,
+
+    /// Its private key, in PEM: one for each chain, in the same order.
+    #[arg(long, value_name = "FILE", value_delimiter = ',')]
+    pub(crate) listen_tls_key_file: Vec<PathBuf>,
+
+    /// Authorities, in PEM, that vouch for client certificates.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) listen_tls_ca_file: Option<PathBuf>,
+
+    /// Whether clients show a certificate. Default: yes where there are authorities for it, else no.
+    #[arg(
+        long, value_name = "YES|NO|OPTIONAL",
+        value_parser = one_of::<ClientCertificates>(&["yes", "no", "optional"])
+    )]
+    pub(crate) listen_tls_auth_clients: Option<ClientCertificates>,
+
+    /// Names that clients may ask for (SNI); others are refused. Default: any.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = values::server_name)]
+    pub(crate) listen_tls_server_name: Vec<ServerName<'static>>,
+
+    /// Connections to nodes speak TLS.
+    #[arg(long)]
+    pub(crate) node_tls: bool,
+
+    /// Authorities, in PEM, that vouch for nodes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_tls_ca_file: Option<PathBuf>,
+
+    /// Certificate chain shown to nodes, in PEM, where they ask for one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_tls_cert_file: Option<PathBuf>,
+
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) node_tls_key_file: Option<PathBuf>,
+
+    /// Name that the certificates of nodes bear. Default: the host that is dialled.
+    #[arg(long, value_name = "NAME", value_parser = values::server_name)]
+    pub(crate) node_tls_server_name: Option<ServerName<'static>>,
+
+    /// Connections to sentinels speak TLS.
+    #[arg(long)]
+    pub(crate) sentinel_tls: bool,
+
+    /// Authorities, in PEM, that vouch for sentinels.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sentinel_tls_ca_file: Option<PathBuf>,
+
+    /// Certificate chain shown to sentinels, in PEM, where they ask for one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sentinel_tls_cert_file: Option<PathBuf>,
+
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sentinel_tls_key_file: Option<PathBuf>,
+
+    /// Name that the certificates of sentinels bear. Default: the host that is dialled.
+    #[arg(long, value_name = "NAME", value_parser = values::server_name)]
+    pub(crate) sentinel_tls_server_name: Option<ServerName<'static>>,
 }
 
 #[derive(Args)]

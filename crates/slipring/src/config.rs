@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use proxy_core::{ClientAuth, ReadPolicy, Settings};
+use proxy_core::{Address, ClientAuth, ReadPolicy, Settings};
 use sentinel_watcher::{Credentials, Secret, WatcherConfig};
 
-use crate::cli::{AdminSpec, Choice, Cli, ListenSpec};
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::cli::{AdminSpec, Choice, Cli, ListenSpec, TlsArgs, Transport};
+use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
 
 /// Everything that the runtime needs. Holds secrets, so it has no `Debug`.
 pub(crate) struct Config {
@@ -21,6 +24,10 @@ pub(crate) struct Config {
     pub(crate) doors: Vec<Door>,
     /// Where the admin endpoint answers; `None`: nowhere.
     pub(crate) admin: Option<SocketAddr>,
+    /// Certificates.
+    pub(crate) tls: Tls,
+    /// Names that the certificates of nodes and of sentinels must bear, where it is not the host's.
+    pub(crate) server_names: [Option<ServerName<'static>>; 2],
 }
 
 /// One address that clients connect to, before it is bound.
@@ -29,7 +36,9 @@ pub(crate) struct Door {
     /// The flag that asked for it, for messages.
     pub(crate) flag: &'static str,
     /// Where to listen; port 0 takes a free one.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
+    /// Its clients speak TLS.
+    pub(crate) tls: bool,
     /// Index into the masters.
     pub(crate) upstream: usize,
     /// Which node answers reads.
@@ -39,7 +48,7 @@ pub(crate) struct Door {
 /// Flags that do not go together, or a file that cannot be read.
 #[derive(Debug)]
 pub(crate) struct ConfigError {
-    flag: &'static str,
+    flag: String,
     value: String,
     remedy: String,
 }
@@ -78,12 +87,15 @@ impl Config {
             AdminSpec::Off => None,
             AdminSpec::At(address) => Some(address),
         };
+        let tls = tls(&cli.tls, doors.iter().any(|door| door.tls))?;
         let settings = settings(&cli, client_auth, client_password, node_credentials);
         Ok(Self {
             settings,
             masters,
             doors,
             admin,
+            tls,
+            server_names: [cli.tls.node_tls_server_name, cli.tls.sentinel_tls_server_name],
         })
     }
 }
@@ -141,17 +153,23 @@ fn doors(cli: &Cli) -> Result<Vec<Door>, ConfigError> {
     let mut doors = Vec::new();
     let mut taken = BTreeSet::new();
     for (flag, spec, reads) in primary.chain(replica) {
-        if spec.address.port() != 0 && !taken.insert(spec.address) {
+        let chosen = spec.address.inet().is_none_or(|address| address.port() != 0);
+        if chosen && !taken.insert(spec.address.to_string()) {
             return Err(ConfigError::new(
                 flag,
-                spec.address,
+                &spec.address,
                 "asked for twice; give each listener its own port",
             ));
         }
         let upstream = upstream(flag, spec, masters)?;
         doors.push(Door {
             flag,
-            address: spec.address,
+            address: spec.address.clone(),
+            tls: match spec.transport {
+                Transport::Tls => true,
+                Transport::Plain => false,
+                Transport::AsFlag => cli.tls.listen_tls,
+            },
             upstream,
             reads,
         });
@@ -176,7 +194,7 @@ fn upstream(flag: &'static str, spec: &ListenSpec, masters: &[String]) -> Result
             spec.address,
             masters.join(", ")
         );
-        return Err(ConfigError::new(flag, spec.address, remedy));
+        return Err(ConfigError::new(flag, &spec.address, remedy));
     };
     masters.iter().position(|master| master == wanted).ok_or_else(|| {
         let remedy = format!(
@@ -212,7 +230,7 @@ fn client_auth(cli: &Cli, doors: &[Door]) -> Result<(ClientAuth, Option<Secret>)
         }
         (Some(auth), _) => auth,
     };
-    let open = doors.iter().find(|door| !door.address.ip().is_loopback());
+    let open = doors.iter().find(|door| !door.address.is_local());
     if let (ClientAuth::None, true, Some(door)) = (auth, clients.protected_mode, open) {
         let remedy = format!(
             "whoever reaches {} {} would be slipring's own user unasked; listen on 127.0.0.1, take --client-auth proxy, \
@@ -222,6 +240,47 @@ fn client_auth(cli: &Cli, doors: &[Door]) -> Result<(ClientAuth, Option<Secret>)
         return Err(ConfigError::new("--client-auth", "none", remedy));
     }
     Ok((auth, password))
+}
+
+/// The certificates of each side. `clients`: some listener speaks TLS.
+fn tls(flags: &TlsArgs, clients: bool) -> Result<Tls, ConfigError> {
+    let listen = TlsFiles {
+        side: Side::Listen,
+        ca: flags.listen_tls_ca_file.clone(),
+        certs: flags.listen_tls_cert_file.clone(),
+        keys: flags.listen_tls_key_file.clone(),
+        names: flags.listen_tls_server_name.clone(),
+        clients: match (flags.listen_tls_auth_clients, &flags.listen_tls_ca_file) {
+            (Some(clients), _) => clients,
+            (None, Some(_)) => ClientCertificates::Required,
+            (None, None) => ClientCertificates::NotAsked,
+        },
+    };
+    let outgoing = |side, ca: &Option<PathBuf>, cert: &Option<PathBuf>, key: &Option<PathBuf>| TlsFiles {
+        side,
+        ca: ca.clone(),
+        certs: cert.iter().cloned().collect(),
+        keys: key.iter().cloned().collect(),
+        names: Vec::new(),
+        clients: ClientCertificates::NotAsked,
+    };
+    let node = outgoing(
+        Side::Node,
+        &flags.node_tls_ca_file,
+        &flags.node_tls_cert_file,
+        &flags.node_tls_key_file,
+    );
+    let sentinel = outgoing(
+        Side::Sentinel,
+        &flags.sentinel_tls_ca_file,
+        &flags.sentinel_tls_cert_file,
+        &flags.sentinel_tls_key_file,
+    );
+    Tls::new(
+        listen.checked(clients)?,
+        node.checked(flags.node_tls)?,
+        sentinel.checked(flags.sentinel_tls)?,
+    )
 }
 
 /// `flags`: that of the user name, and that of the file.
@@ -267,9 +326,9 @@ fn secret(
 // === impl ConfigError ===
 
 impl ConfigError {
-    fn new(flag: &'static str, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(flag: impl Into<String>, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
         Self {
-            flag,
+            flag: flag.into(),
             value: value.to_string(),
             remedy: remedy.into(),
         }
@@ -315,7 +374,8 @@ mod tests {
             config.doors,
             [Door {
                 flag: "--listen",
-                address: "127.0.0.1:6379".parse().unwrap(),
+                address: "127.0.0.1:6379".parse::<SocketAddr>().unwrap().into(),
+                tls: false,
                 upstream: 0,
                 reads: ReadPolicy::Primary
             }]
@@ -457,7 +517,7 @@ mod tests {
         let doors: Vec<_> = config
             .doors
             .iter()
-            .map(|door| (door.address.port(), door.upstream, door.reads))
+            .map(|door| (door.address.inet().unwrap().port(), door.upstream, door.reads))
             .collect();
         assert_eq!(
             doors,

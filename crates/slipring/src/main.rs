@@ -10,6 +10,7 @@ mod descriptors;
 mod log;
 mod runtime;
 mod status;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -1,13 +1,16 @@
 //! Threads: one a worker, and the control thread (the first one), which keeps watchers, admin endpoint and signals,
 //! so that a busy worker cannot delay a failover.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use proxy_core::{Handle, Listen, Listener, TcpDial, TcpListen, Upstream, Worker};
+use proxy_core::{
+    Address, Handle, Listen, Listener, TcpDial, TcpListen, TlsDial, TlsListen, UnixListen, Upstream, Worker,
+};
 use sentinel_watcher::{Dial, Watcher, watcher};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,12 +22,16 @@ use crate::admin::Admin;
 use crate::config::{Config, Door};
 use crate::descriptors;
 use crate::status::{Status, Watched};
+use crate::tls::Tls;
 
 /// A part of slipring died that should not: `EX_SOFTWARE` of sysexits.h.
 const EXIT_SOFTWARE: u8 = 70;
 
 /// How long after `--drain-timeout` a worker may take to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// A client that has not finished its TLS handshake within this time is closed.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the control thread looks after.
 struct Control {
@@ -35,6 +42,7 @@ struct Control {
     /// One a worker: a value when it ended by itself, none when it panicked.
     ended: Vec<oneshot::Receiver<()>>,
     drain_timeout: Duration,
+    tls: Tls,
 }
 
 /// Binds, starts and serves, until drained by a signal.
@@ -47,19 +55,18 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let bound = config
         .doors
         .iter()
-        .map(bind)
+        .map(|door| bind(door, &config))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let admin = config.admin.map(bind_admin).transpose()?;
     log_start(&config, &bound, admin.as_ref());
 
     let drain_timeout = config.settings.drain_timeout;
-    let dial: Arc<dyn Dial> = Arc::new(TcpDial {
-        timeout: config.settings.connect_timeout,
-    });
+    let [node_dial, sentinel_dial] = dials(&config);
     let (mut watchers, mut watched, mut upstreams) = (Vec::new(), Vec::new(), Vec::new());
     for master in config.masters {
         let name: Arc<str> = Arc::from(&*master.master);
-        let (watcher, feed, hints, health) = watcher(master, Arc::clone(&dial), Arc::clone(&dial));
+        let (watcher, feed, hints, health) =
+            watcher(master, Arc::clone(&sentinel_dial), Arc::clone(&node_dial));
         let steering = watcher.steering();
         watchers.push(watcher);
         watched.push(Watched {
@@ -75,12 +82,12 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
             steering,
         });
     }
-    let listeners = config.doors.iter().zip(bound).map(|(door, socket)| Listener {
-        listen: Box::new(socket),
+    let listeners = config.doors.iter().zip(bound).map(|(door, listen)| Listener {
+        listen,
         upstream: door.upstream,
         reads: door.reads,
     });
-    let (workers, handle) = proxy_core::build(config.settings, upstreams, listeners.collect(), dial)
+    let (workers, handle) = proxy_core::build(config.settings, upstreams, listeners.collect(), node_dial)
         .context("cannot share a listening socket between workers")?;
     let status = Arc::new(Status::new(watched, handle.metrics(), handle.timelines()));
     let control = Control {
@@ -94,6 +101,7 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
             .map(start)
             .collect::<anyhow::Result<_>>()?,
         drain_timeout,
+        tls: config.tls,
     };
     runtime()?.block_on(control.run())
 }
@@ -119,6 +127,7 @@ impl Control {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
         let cancel = CancellationToken::new();
         let mut watchers = JoinSet::new();
         for (index, watcher) in self.watchers.into_iter().enumerate() {
@@ -143,6 +152,7 @@ impl Control {
             Some(_) = workers.join_next() => Err("a worker"),
             Some(_) = watchers.join_next() => Err("a watcher"),
             Some(_) = endpoint.join_next() => Err("the admin endpoint"),
+            never = reload_at(&mut hangup, &self.tls) => match never {},
         };
         let code = match cause {
             Ok(name) => {
@@ -175,6 +185,17 @@ impl Control {
     }
 }
 
+/// Reads the certificates again at each SIGHUP. Where one is wrong, all stay as they are.
+async fn reload_at(hangup: &mut Signal, tls: &Tls) -> Infallible {
+    loop {
+        hangup.recv().await;
+        match tls.reload() {
+            Ok(()) => tracing::info!("SIGHUP: certificates read again"),
+            Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
+        }
+    }
+}
+
 async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
         biased;
@@ -190,8 +211,41 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot create an event loop")
 }
 
-fn bind(door: &Door) -> anyhow::Result<TcpListen> {
-    listen(door.flag, door.address)
+/// How nodes and sentinels are reached.
+fn dials(config: &Config) -> [Arc<dyn Dial>; 2] {
+    let timeout = config.settings.connect_timeout;
+    let tcp: Arc<dyn Dial> = Arc::new(TcpDial { timeout });
+    let [node_name, sentinel_name] = config.server_names.clone();
+    [
+        (&config.tls.node, node_name),
+        (&config.tls.sentinel, sentinel_name),
+    ]
+    .map(|(side, server_name)| match side {
+        None => Arc::clone(&tcp),
+        Some((_, config)) => Arc::new(TlsDial {
+            inner: Arc::clone(&tcp),
+            config: Arc::clone(config),
+            server_name,
+            timeout,
+        }),
+    })
+}
+
+fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
+    let plain: Box<dyn Listen> = match &door.address {
+        Address::Inet(address) => Box::new(listen(door.flag, *address)?),
+        Address::Unix(path) => Box::new(UnixListen::bind(path).with_context(|| {
+            let path = path.display();
+            format!(
+                "{} unix:{path}: cannot listen there; take a folder that slipring may write to",
+                door.flag
+            )
+        })?),
+    };
+    Ok(match &config.tls.listen {
+        Some((_, tls)) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls), TLS_HANDSHAKE_TIMEOUT)),
+        _ => plain,
+    })
 }
 
 fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListen> {
@@ -214,7 +268,7 @@ fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListen> {
 }
 
 /// The one line that says what runs here, with the real ports.
-fn log_start(config: &Config, bound: &[TcpListen], admin: Option<&TcpListen>) {
+fn log_start(config: &Config, bound: &[Box<dyn Listen>], admin: Option<&TcpListen>) {
     let masters: Vec<_> = config.masters.iter().map(|master| &*master.master).collect();
     let doors = config.doors.iter().zip(bound).map(|(door, socket)| {
         format!(

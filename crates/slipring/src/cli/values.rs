@@ -2,16 +2,31 @@
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use proxy_core::Address;
 use sentinel_watcher::{HostPort, Secret};
+use tokio_rustls::rustls::pki_types::ServerName;
 
-/// `ADDR` or `ADDR=MASTER`: where to listen, and for whom.
+/// `ADDR` or `ADDR=MASTER`: where to listen, how, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListenSpec {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
+    pub(crate) transport: Transport,
     pub(crate) master: Option<String>,
+}
+
+/// What clients of a listener speak, as its prefix says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// No prefix: TLS with `--listen-tls`.
+    AsFlag,
+    /// `tcp:` or `unix:`
+    Plain,
+    /// `tls:`
+    Tls,
 }
 
 /// Where the admin endpoint listens.
@@ -89,17 +104,34 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn listen(text: &str) -> Result<ListenSpec, String> {
-    let (address, master) = match text.split_once('=') {
-        Some((address, master)) => (address, Some(master)),
+    let (place, master) = match text.rsplit_once('=') {
+        Some((place, master)) => (place, Some(master)),
         None => (text, None),
     };
     if master == Some("") {
         return Err("names no master behind the =".to_owned());
     }
+    let (address, transport) = match place.split_once(':') {
+        Some(("unix", path)) if path.starts_with('/') => {
+            (Address::Unix(Path::new(path).into()), Transport::Plain)
+        }
+        Some(("unix", _)) => {
+            return Err("takes an absolute path behind unix: unix:/run/slipring.sock".to_owned());
+        }
+        Some(("tls", rest)) => (socket_address(rest)?.into(), Transport::Tls),
+        Some(("tcp", rest)) => (socket_address(rest)?.into(), Transport::Plain),
+        _ => (socket_address(place)?.into(), Transport::AsFlag),
+    };
     Ok(ListenSpec {
-        address: socket_address(address)?,
+        address,
+        transport,
         master: master.map(str::to_owned),
     })
+}
+
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| "takes a DNS name or an IP address: redis.example.net".to_owned())
 }
 
 pub(super) fn admin(text: &str) -> Result<AdminSpec, String> {
@@ -197,13 +229,16 @@ mod tests {
         let check = |text: &str, address: &str, master: Option<&str>| {
             let spec = listen(text).unwrap();
             assert_eq!(
-                (spec.address, spec.master.as_deref()),
-                (address.parse().unwrap(), master)
+                (spec.address.to_string(), spec.master.as_deref()),
+                (address.to_owned(), master)
             );
         };
         check("127.0.0.1:6379", "127.0.0.1:6379", None);
         check("*:6380=sessions", "0.0.0.0:6380", Some("sessions"));
         check("[::1]:0", "[::1]:0", None);
+        check("tls:*:6380=sessions", "0.0.0.0:6380", Some("sessions"));
+        check("tcp:[::1]:6379", "[::1]:6379", None);
+        check("unix:/run/s.sock=sessions", "/run/s.sock:0", Some("sessions"));
         for text in [
             "6379",
             ":6379",
@@ -212,6 +247,9 @@ mod tests {
             "1.2.3.4:70000",
             "1.2.3.4:1=",
             "=a",
+            "unix:s.sock",
+            "tls:6379",
+            "tls:unix:/run/s.sock",
         ] {
             assert!(listen(text).is_err(), "{text}");
         }

@@ -24,5 +24,6 @@ mod sentinels_lost;
 mod sessions;
 mod stop_cont;
 mod support;
+mod tls;
 mod transactions;
 mod two_masters;

@@ -40,6 +40,7 @@ pub struct ClusterBuilder {
     sentinel_login: Option<Login>,
     hostnames: bool,
     node_config: Vec<String>,
+    sentinel_config: Vec<String>,
 }
 
 // === impl ClusterBuilder ===
@@ -108,6 +109,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// A line for every sentinel's configuration.
+    #[must_use]
+    pub fn sentinel_config(mut self, line: &str) -> Self {
+        self.sentinel_config.push(line.to_owned());
+        self
+    }
+
     /// Starts everything and waits until every replica is in sync and every sentinel knows all the others.
     ///
     /// # Errors
@@ -159,6 +167,10 @@ impl ClusterBuilder {
             .failover_timeout(self.failover_timeout)
             .login(self.sentinel_login.clone())
             .hostnames(self.hostnames);
+        let builder = self
+            .sentinel_config
+            .iter()
+            .fold(builder, |builder, line| builder.config(line));
         (0..self.sentinels).map(|_| builder.clone().spawn()).collect()
     }
 
@@ -202,6 +214,7 @@ impl Cluster {
             sentinel_login: None,
             hostnames: false,
             node_config: Vec::new(),
+            sentinel_config: Vec::new(),
         }
     }
 

@@ -48,6 +48,7 @@ pub struct SentinelBuilder {
     failover_timeout: Duration,
     login: Option<Login>,
     hostnames: bool,
+    config: String,
 }
 
 // === impl SentinelBuilder ===
@@ -92,6 +93,14 @@ impl SentinelBuilder {
     #[must_use]
     pub fn hostnames(mut self, hostnames: bool) -> Self {
         self.hostnames = hostnames;
+        self
+    }
+
+    /// Adds a line of its configuration.
+    #[must_use]
+    pub fn config(mut self, line: &str) -> Self {
+        self.config.push_str(line);
+        self.config.push('\n');
         self
     }
 
@@ -156,7 +165,7 @@ impl SentinelBuilder {
                 }
             }
         }
-        text
+        text + &self.config
     }
 }
 
@@ -174,6 +183,7 @@ impl Sentinel {
             failover_timeout: Duration::from_secs(10),
             login: None,
             hostnames: false,
+            config: String::new(),
         }
     }
 

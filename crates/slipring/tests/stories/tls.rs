@@ -1,0 +1,307 @@
+//! TLS on all three sides, with a real authority: who is let in, who is trusted, and certificates renewed while clients
+//! stay. (The nodes and the sentinel are Redis: Valkey's test binary knows no TLS.)
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+use testkit::port::Port;
+use testkit::{Cluster, Flavor, on_each_server};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{
+    self, ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+use super::support::{PATIENCE, before, slipring};
+
+/// An authority, and the folder that its certificates are written to.
+struct Authority {
+    folder: TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, as files.
+struct Leaf {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+// === impl Authority ===
+
+impl Authority {
+    fn new() -> Result<Self> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+        let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join("ca.pem"), issuer.pem())?;
+        Ok(Self { folder, issuer })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for `name`, written under `name`; it ended long ago if `expired`.
+    fn leaf(&self, file: &str, name: &str, expired: bool) -> Result<Leaf> {
+        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        if expired {
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let at = |kind: &str| self.folder.path().join(format!("{file}.{kind}.pem"));
+        let leaf = Leaf {
+            cert: at("cert"),
+            key: at("key"),
+        };
+        fs::write(&leaf.cert, certificate.pem())?;
+        fs::write(&leaf.key, key.serialize_pem())?;
+        Ok(leaf)
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
+
+/// A client that trusts `ca` and asks for `name`.
+fn connect(
+    to: SocketAddr,
+    ca: &Path,
+    name: &str,
+    own: Option<&Leaf>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<Stream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)?
+        .with_root_certificates(roots);
+    let config = match own {
+        Some(leaf) => builder.with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(&leaf.cert)?],
+            PrivateKeyDer::from_pem_file(&leaf.key)?,
+        )?,
+        None => builder.with_no_client_auth(),
+    };
+    let session = ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?;
+    let socket = TcpStream::connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(StreamOwned::new(session, socket))
+}
+
+fn ping(stream: &mut Stream) -> Result<()> {
+    exchange(stream, b"PING\r\n", b"+PONG\r\n")
+}
+
+fn exchange(stream: &mut Stream, request: &[u8], answer: &[u8]) -> Result<()> {
+    stream.write_all(request)?;
+    stream.flush()?;
+    let mut got = vec![0; answer.len()];
+    stream.read_exact(&mut got)?;
+    ensure!(
+        got == answer,
+        "{} instead of {}",
+        String::from_utf8_lossy(&got),
+        String::from_utf8_lossy(answer)
+    );
+    Ok(())
+}
+
+on_each_server! {
+    fn clients_speak_tls_beside_those_that_do_not(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
+        let authority = Authority::new()?;
+        let first = authority.leaf("first", "redis.test", false)?;
+        let second = authority.leaf("second", "other.test", false)?;
+        let port = Port::free()?;
+        let proxy = slipring()
+            .sentinels(&cluster)
+            .flag("--listen", &format!("tls:{}", port.address()))
+            .flag("--listen-tls-cert-file", &format!("{},{}", text(&first.cert), text(&second.cert)))
+            .flag("--listen-tls-key-file", &format!("{},{}", text(&first.key), text(&second.key)))
+            .start()?;
+
+        ensure!(proxy.client()?.command(&["PING"])?.text() == Some("PONG"), "the plain listener");
+        for (versions, spoken) in [
+            (&[&rustls::version::TLS12][..], ProtocolVersion::TLSv1_2),
+            (&[&rustls::version::TLS13], ProtocolVersion::TLSv1_3),
+        ] {
+            let mut stream = connect(port.address(), &authority.file(), "redis.test", None, versions)?;
+            ping(&mut stream)?;
+            ensure!(stream.conn.protocol_version() == Some(spoken), "{spoken:?}");
+        }
+        // Clients get the certificate that bears the name they ask for.
+        let both = rustls::DEFAULT_VERSIONS;
+        ping(&mut connect(port.address(), &authority.file(), "other.test", None, both)?)?;
+        ensure!(ping(&mut connect(port.address(), &authority.file(), "third.test", None, both)?).is_err());
+
+        // Much at once, both ways: nothing stays behind in TLS' own buffers.
+        let mut stream = connect(port.address(), &authority.file(), "redis.test", None, both)?;
+        let value = vec![b'v'; 5 << 20];
+        let set = [format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        exchange(&mut stream, &set, b"+OK\r\n")?;
+        let got = [format!("${}\r\n", value.len()).as_bytes(), &value, b"\r\n"].concat();
+        exchange(&mut stream, b"GET k\r\n", &got)?;
+        exchange(&mut stream, &b"PING\r\n".repeat(10_000), &b"+PONG\r\n".repeat(10_000))
+    }
+
+    fn whoever_must_show_a_certificate_shows_a_good_one(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
+        let (authority, stranger) = (Authority::new()?, Authority::new()?);
+        let own = authority.leaf("own", "127.0.0.1", false)?;
+        let port = Port::free()?;
+        let _proxy = slipring()
+            .sentinels(&cluster)
+            .flag("--listen", &format!("tls:{}", port.address()))
+            .flag("--listen-tls-cert-file", text(&own.cert))
+            .flag("--listen-tls-key-file", text(&own.key))
+            .flag("--listen-tls-ca-file", text(&authority.file()))
+            .start()?;
+        for (what, leaf, enters) in [
+            ("a good one", Some(authority.leaf("good", "app", false)?), true),
+            ("none", None, false),
+            ("an expired one", Some(authority.leaf("old", "app", true)?), false),
+            ("one of another authority", Some(stranger.leaf("foreign", "app", false)?), false),
+        ] {
+            let mut stream =
+                connect(port.address(), &authority.file(), "127.0.0.1", leaf.as_ref(), rustls::DEFAULT_VERSIONS)?;
+            ensure!(ping(&mut stream).is_ok() == enters, "{what}");
+        }
+        Ok(())
+    }
+
+    fn certificates_are_renewed_while_clients_stay(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
+        let (old, new) = (Authority::new()?, Authority::new()?);
+        let leaf = old.leaf("leaf", "redis.test", false)?;
+        let port = Port::free()?;
+        let proxy = slipring()
+            .sentinels(&cluster)
+            .flag("--listen", &format!("tls:{}", port.address()))
+            .flag("--listen-tls-cert-file", text(&leaf.cert))
+            .flag("--listen-tls-key-file", text(&leaf.key))
+            .start()?;
+        let trusts = |authority: &Authority| {
+            let file = authority.file();
+            ping(&mut connect(port.address(), &file, "redis.test", None, rustls::DEFAULT_VERSIONS)?)
+        };
+        let mut stays = connect(port.address(), &old.file(), "redis.test", None, rustls::DEFAULT_VERSIONS)?;
+        ping(&mut stays)?;
+
+        let good = fs::read(&leaf.key)?;
+        fs::write(&leaf.key, "no key at all")?;
+        proxy.process().signal(Signal::SIGHUP)?;
+        said(&proxy, "nothing is changed")?;
+        trusts(&old).context("a wrong file changes nothing")?;
+        fs::write(&leaf.key, good)?;
+
+        let renewed = new.leaf("leaf", "redis.test", false)?;
+        fs::copy(&renewed.cert, &leaf.cert)?;
+        fs::copy(&renewed.key, &leaf.key)?;
+        proxy.process().signal(Signal::SIGHUP)?;
+        said(&proxy, "certificates read again")?;
+        trusts(&new)?;
+        ensure!(trusts(&old).is_err(), "the old certificate is still shown");
+        ping(&mut stays)
+    }
+
+    fn clients_of_this_machine_come_through_a_unix_socket(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("slipring.sock");
+        let proxy = slipring().sentinels(&cluster).flag("--listen", &format!("unix:{}", text(&path))).start()?;
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"SET k 1\r\nINCR k\r\n")?;
+        let mut got = [0; 9];
+        stream.read_exact(&mut got)?;
+        ensure!(&got == b"+OK\r\n:2\r\n", "{}", String::from_utf8_lossy(&got));
+        proxy.terminate(PATIENCE)?;
+        // What a run left behind does not keep the next one from starting.
+        slipring().sentinels(&cluster).flag("--listen", &format!("unix:{}", text(&path))).start()?;
+        drop(before(&cluster)?);
+        Ok(())
+    }
+}
+
+/// Waits until the log says this.
+fn said(proxy: &testkit::Proxy, words: &str) -> Result<()> {
+    proxy.process().wait_until(words, || {
+        ensure!(proxy.process().log().contains(words), "not said");
+        Ok(())
+    })
+}
+
+/// One node and one sentinel that also listen with TLS, each on a second port, and slipring's flags towards them.
+fn behind_tls(leaf: &Leaf, ca: &Path, name: &str) -> Result<(Cluster, testkit::Proxy)> {
+    let (node, sentinel) = (Port::free()?, Port::free()?);
+    let lines = |port: &Port| {
+        [
+            format!("tls-port {}", port.number()),
+            format!("tls-cert-file {}", text(&leaf.cert)),
+            format!("tls-key-file {}", text(&leaf.key)),
+            format!("tls-ca-cert-file {}", text(ca)),
+            "tls-auth-clients optional".to_owned(),
+        ]
+    };
+    let mut builder = Cluster::builder(Flavor::Redis).nodes(1).sentinels(1);
+    for line in lines(&node) {
+        builder = builder.node_config(&line);
+    }
+    for line in lines(&sentinel) {
+        builder = builder.sentinel_config(&line);
+    }
+    let cluster = builder.start()?;
+    let plain = cluster.shard().nodes[0].address();
+    let proxy = slipring()
+        .flag("--sentinels", &sentinel.address().to_string())
+        .flag("--address-map", &format!("{plain}={}", node.address()))
+        .env("SLIPRING_NODE_TLS", "true")
+        .env("SLIPRING_SENTINEL_TLS", "true")
+        .flag("--node-tls-ca-file", text(ca))
+        .flag("--sentinel-tls-ca-file", text(ca))
+        .flag("--node-tls-server-name", name)
+        .flag("--sentinel-tls-server-name", "redis.test")
+        .spawn()?;
+    Ok((cluster, proxy))
+}
+
+#[test]
+fn nodes_and_sentinels_are_trusted_by_their_certificates() -> Result<()> {
+    if !Flavor::Redis.runs_here() {
+        return Ok(());
+    }
+    let authority = Authority::new()?;
+    let leaf = authority.leaf("node", "redis.test", false)?;
+    let (cluster, proxy) = behind_tls(&leaf, &authority.file(), "redis.test")?;
+    proxy.wait_ready()?;
+    let value = "v".repeat(1 << 20);
+    let mut client = proxy.client()?;
+    ensure!(client.command(&["SET", "k", &value])?.text() == Some("OK"));
+    ensure!(client.command(&["GET", "k"])?.text() == Some(&*value));
+    let plain = cluster.shard().nodes[0].client()?.command(&["CLIENT", "LIST"])?;
+    ensure!(plain.text().is_some(), "{plain:?}");
+
+    // A node that bears another name is none of ours.
+    let (_cluster, proxy) = behind_tls(&leaf, &authority.file(), "other.test")?;
+    said(&proxy, "not valid for name")?;
+    sleep(Duration::from_millis(200));
+    ensure!(proxy.get("/readyz")?.0 == 503, "ready without a node to trust");
+    Ok(())
+}
