@@ -22,6 +22,10 @@ pub(crate) const OUTPUT_STALL_BYTES: usize = 1 << 20;
 /// pubsub 32mb` does on Redis.
 pub(crate) const OUTPUT_PUSH_BYTES: usize = 32 << 20;
 
+/// MONITOR, CLIENT TRACKING and the like of one session, kept to be repeated on a new primary; past it the client is
+/// closed when the primary changes.
+pub(crate) const STANDING_BYTES: usize = 64 << 10;
+
 /// A client that takes nothing for so long while others wait behind its reply is closed.
 pub(crate) const SLOW_CLIENT_SECS: u64 = 10;
 

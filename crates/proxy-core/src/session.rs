@@ -381,10 +381,6 @@ impl Session {
                 Ok(())
             }
             Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
-            Class::Stream if spec.name != "monitor" => {
-                self.answer(&command, &Error::Unsupported("SYNC and PSYNC").reply());
-                Ok(())
-            }
             Class::Stream => self.stream(command, LeaseReason::Stream).await,
             Class::Tracking if command.args().any(|arg| arg.eq_ignore_ascii_case(b"redirect")) => {
                 // The id is one of slipring's own; the node would take it for one of its.

@@ -153,6 +153,35 @@ impl Conn {
         }
     }
 
+    /// A whole push that has come already: what the node wrote right behind a reply.
+    pub(crate) fn push_at_hand(&mut self) -> Option<Bytes> {
+        if self.scanned > 0 || self.input.first() != Some(&b'>') {
+            return None;
+        }
+        match ReplyScan::default().feed(&self.input) {
+            Ok(Progress::Complete { used, .. }) => Some(self.input.split_to(used).freeze()),
+            _ => None,
+        }
+    }
+
+    /// Whatever the node has sent, on a connection that speaks no RESP any more. Cancel-safe: what was read stays.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) async fn bytes(&mut self) -> io::Result<Bytes> {
+        if self.input.is_empty() {
+            self.input.reserve(limits::CHUNK_BYTES);
+            match self.io.read_buf(&mut self.input).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => self
+                    .counted
+                    .cells
+                    .add(Counter::ReceivedBytes(Side::Node), n as u64),
+            }
+        }
+        Ok(self.input.split().freeze())
+    }
+
     /// Asks the node for this connection's CLIENT ID.
     pub(crate) async fn learn_id(&mut self) -> io::Result<()> {
         self.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n").await?;

@@ -1,7 +1,7 @@
 //! Commands about the session itself: answered here, or proven on the node and made part of the Profile.
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Command, write};
+use resp_codec::{Command, RequestLimits, RequestScan, write};
 use sentinel_watcher::{Credentials, Secret};
 use tokio::time::Instant;
 
@@ -15,10 +15,10 @@ use crate::route::Plan;
 use crate::settings::ClientAuth;
 
 /// What HELLO asks for.
-struct Hello {
-    resp: Resp,
-    credentials: Option<Credentials>,
-    name: Option<Box<[u8]>>,
+pub(super) struct Hello {
+    pub(super) resp: Resp,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) name: Option<Box<[u8]>>,
 }
 
 const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
@@ -44,14 +44,7 @@ impl Session {
                 Ok(())
             }
             "auth" => {
-                let credentials = match (command.arg(1), command.arg(2)) {
-                    (Some(user), Some(password)) => named(user, password),
-                    (password, _) => Credentials {
-                        username: None,
-                        password: Secret::new(password.unwrap_or_default()),
-                    },
-                };
-                let proven = self.prove(&command, &credentials).await?;
+                let proven = self.prove(&command, &credentials(&command)).await?;
                 self.answer_result(&command, proven.map(|()| Bytes::from_static(b"+OK\r\n")));
                 Ok(())
             }
@@ -108,7 +101,7 @@ impl Session {
     }
 
     /// Proves `credentials` and makes them the session's. The inner error is the reply that refuses them.
-    async fn prove(
+    pub(super) async fn prove(
         &mut self,
         command: &Command<Bytes>,
         credentials: &Credentials,
@@ -268,8 +261,19 @@ impl Session {
     }
 }
 
+/// What AUTH presents.
+pub(super) fn credentials(command: &Command<Bytes>) -> Credentials {
+    match (command.arg(1), command.arg(2)) {
+        (Some(user), Some(password)) => named(user, password),
+        (password, _) => Credentials {
+            username: None,
+            password: Secret::new(password.unwrap_or_default()),
+        },
+    }
+}
+
 /// Reads HELLO's arguments as Redis does, with its words for what is wrong.
-fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
+pub(super) fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
     let resp = match command.arg(1) {
         None => current,
         Some(b"2") => Resp::Two,
@@ -317,8 +321,21 @@ fn hello(command: &Command<Bytes>, current: Resp) -> Result<Hello, String> {
     Ok(hello)
 }
 
+/// HELLO for a node that the password does not concern.
+pub(super) fn hello_without_auth(resp: Resp, name: Option<&[u8]>) -> Command<Bytes> {
+    let mut out = BytesMut::new();
+    let version: &[u8] = if resp == Resp::Three { b"3" } else { b"2" };
+    match name {
+        Some(name) => write::command(&mut out, &[b"HELLO", version, b"SETNAME", name]),
+        None => write::command(&mut out, &[b"HELLO", version]),
+    }
+    let frame = RequestScan::default().advance(&out, &RequestLimits::AUTHENTICATED);
+    let frame = frame.ok().flatten().expect("just written");
+    Command::new(out.freeze(), frame)
+}
+
 /// The greeting with `id` in the place of the node's id for the connection that asked.
-fn with_id(greeting: &[u8], id: u64) -> Bytes {
+pub(super) fn with_id(greeting: &[u8], id: u64) -> Bytes {
     const KEY: &[u8] = b"$2\r\nid\r\n:";
     let Some(key) = greeting.windows(KEY.len()).position(|window| window == KEY) else {
         return Bytes::copy_from_slice(greeting);

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::clients::is_own;
 use super::hold::Pause;
+use super::stream::Begun;
 use super::{Close, Session, shape_of};
 use crate::backend::Link;
 use crate::backend::conn::Arrival;
@@ -102,9 +103,12 @@ impl Session {
         let alters = matches!(
             command.spec().class,
             Class::Subscription | Class::Stream | Class::Tracking | Class::Own
-        );
+        ) || matches!(name, "auth" | "hello");
         match command.spec().class {
-            _ if stay.state.in_multi && (alters || matches!(name, "auth" | "hello")) => {
+            _ if stay.state.in_multi && alters && self.may_queue(stay, &command) => {
+                return Box::pin(self.stream_on_stay(stay, command)).await;
+            }
+            _ if stay.state.in_multi && alters => {
                 stay.aborted = stay.aborted.or(Some(Abort::Refused));
                 self.answer(&command, &Error::Unsupported("this command inside MULTI").reply());
                 return Ok(());
@@ -145,6 +149,28 @@ impl Session {
             self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
                 .await?;
         }
+    }
+
+    /// Whether the node may queue what changes the connection when it is executed. Passwords that slipring checks are
+    /// none of its business.
+    fn may_queue(&self, stay: &Stay, command: &Command<Bytes>) -> bool {
+        let proves = self.checks_here() && matches!(command.spec().name, "auth" | "hello");
+        let own = proves || command.spec().class == Class::Own;
+        stay.aborted.is_none() && !stay.journal.over && !own
+    }
+
+    /// The open MULTI is going to change its connection: the rest of it is a stream's affair.
+    async fn stream_on_stay(&mut self, stay: &mut Stay, command: Command<Bytes>) -> Result<(), Close> {
+        let stay = std::mem::replace(stay, Stay::new(stay.budget, stay.reason));
+        let begun = Begun {
+            lease: stay
+                .held
+                .map(|held| (held.lease, held.backend.link().node.clone())),
+            frames: &stay.journal.frames,
+            watching: stay.state.watching,
+            watch_broken: stay.watch_broken,
+        };
+        self.stream_begun(begun, command, stay.reason).await
     }
 
     fn unknown_outcome(
@@ -353,7 +379,11 @@ impl Session {
                 }
                 Ok(Arrival::Frame(ReplyKind::Push, frame)) => self.client.push(&frame),
                 Ok(Arrival::Frame(kind, frame)) => {
-                    return Ok(self.take_answer(stay, command, call, kind, frame));
+                    let pushes: Vec<_> = std::iter::from_fn(|| held.lease.conn().push_at_hand()).collect();
+                    let attempt = self.take_answer(stay, command, call, kind, frame);
+                    // DEBUG PROTOCOL push: Valkey writes it behind its reply.
+                    pushes.iter().for_each(|push| self.client.push(push));
+                    return Ok(attempt);
                 }
                 Err(_) => {
                     if passing {

@@ -9,28 +9,31 @@
 //! ```
 
 mod join;
+mod note;
+mod relay;
 mod roll;
+mod standing;
 mod state;
+mod transaction;
+
+use std::rc::Rc;
 
 use bytes::Bytes;
-use resp_codec::{Class, Command, ReplyKind};
-use sentinel_watcher::HostPort;
+use resp_codec::{Class, Command};
 use tokio::time::Instant;
 
 use super::hold::Pause;
-use super::{Close, Session, shape_of};
+use super::own::{self, Hello};
+use super::{Close, Session};
 use crate::backend::NodeKey;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
-use crate::backend::profile::{Profile, Resp};
-use crate::error::{Error, Sent, may_resend};
+use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, LeaseReason};
-use state::{Fate, Pending, Stream};
-
-/// How often a subscription may lose its connection before it is confirmed, so that one that its node does not
-/// survive is not carried on for ever.
-const LOSSES_BORNE: u8 = 16;
+use crate::settings::ClientAuth;
+use state::{Fate, Stream};
+use transaction::Transaction;
 
 /// Why a stay on one node ended.
 enum Flow {
@@ -40,19 +43,61 @@ enum Flow {
     Lost,
 }
 
+/// A MULTI that was begun on a lease.
+pub(super) struct Begun<'a> {
+    /// The lease, and the node that it leads to; `None` if it has just been lost.
+    pub(super) lease: Option<(Lease, NodeKey)>,
+    /// MULTI and what it has queued.
+    pub(super) frames: &'a [u8],
+    /// Something is watched.
+    pub(super) watching: bool,
+    /// A node that watched is gone.
+    pub(super) watch_broken: bool,
+}
+
 impl Session {
     /// Serves `first`, and all that follows until nothing is subscribed any more.
     pub(super) async fn stream(&mut self, first: Command<Bytes>, reason: LeaseReason) -> Result<(), Close> {
         self.settled().await?;
-        let mut stream = Stream::new(reason, first);
+        let mut stream = Stream::new(reason, Transaction::default());
+        stream.take(first, self.checks_here());
+        self.stream_on(stream, None).await
+    }
+
+    /// The same inside a MULTI, on its lease: what it is about to queue changes the connection.
+    pub(super) async fn stream_begun(
+        &mut self,
+        begun: Begun<'_>,
+        next: Command<Bytes>,
+        reason: LeaseReason,
+    ) -> Result<(), Close> {
+        let transaction = Transaction::begun(begun.frames, begun.watching, begun.watch_broken);
+        let mut stream = Stream::new(reason, transaction);
+        stream.forward(next);
+        self.stream_on(stream, begun.lease).await
+    }
+
+    /// From node to node, until the session is an ordinary one again.
+    async fn stream_on(
+        &mut self,
+        mut stream: Stream,
+        mut given: Option<(Lease, NodeKey)>,
+    ) -> Result<(), Close> {
         let mut pause = Pause::default();
         // Counted at the old term until it has arrived at the new one: held commands wait for that.
         let mut _counted = None;
         loop {
-            let Some((mut lease, node)) = self.join(&stream).await? else {
-                return Ok(());
+            let (mut lease, node, made) = match given.take() {
+                Some((lease, node)) => (lease, node, Ok(())),
+                None => {
+                    let Some((mut lease, node)) = self.join(&stream).await? else {
+                        return Ok(());
+                    };
+                    let made = self.make_again(&mut stream, &mut lease).await?;
+                    (lease, node, made)
+                }
             };
-            if self.rejoin(&mut stream, &mut lease).await?.is_ok() {
+            if made.is_ok() {
                 _counted = Some(self.door.census.count(node.term.unwrap_or_default()));
                 if let Flow::Over = self.flow(&mut stream, &mut lease, &node).await? {
                     if let Some(clean) = Clean::prove(&stream.state()) {
@@ -64,7 +109,12 @@ impl Session {
                 }
             }
             drop(lease);
-            self.lose_pending(&mut stream, &node.address);
+            if stream.is_within_answer() {
+                self.client.break_off(CloseReason::Node);
+            }
+            stream.lose(&node.address);
+            self.tell_unknown(&mut stream);
+            stream.carry();
             if self.door.fleet.is_primary(&node) {
                 let mut applied = self.door.fleet.applied();
                 self.changed(&mut applied, Instant::now() + pause.next()).await?;
@@ -77,26 +127,28 @@ impl Session {
     /// Both directions at once, until the stay ends.
     async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
         let mut applied = self.door.fleet.applied();
+        let fleet = Rc::clone(&self.door.fleet);
         loop {
-            let fleet = std::rc::Rc::clone(&self.door.fleet);
-            let sending = stream.send(lease, || fleet.is_serving());
+            let sending = stream.send(lease, self.profile.resp, || fleet.is_serving());
             if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);
             }
             if stream.pending.is_empty()
+                && stream.outbox.is_empty()
                 && let Some(command) = stream.deferred.take()
             {
-                if stream.forwards(&command, self.profile.resp) {
-                    stream.outbox.push_back(Pending {
-                        command,
-                        fate: Fate::Unsent,
-                        resends: 0,
-                    });
+                if stream.node_answers(&command, self.profile.resp) {
+                    stream.forward(command);
                     continue;
                 }
                 let reset = command.spec().name == "reset";
-                stream.altered |= reset;
-                Box::pin(self.own(command)).await?;
+                match command.spec().name {
+                    "sync" | "psync" => self.relay(lease, node, command).await?,
+                    _ if command.spec().class == Class::Own => self.proxy(command).await?,
+                    "hello" => self.prove_hello(stream, command).await?,
+                    _ => Box::pin(self.own(command)).await?,
+                }
+                self.settled().await?;
                 if reset {
                     return Ok(Flow::Over);
                 }
@@ -108,21 +160,45 @@ impl Session {
             let takes_more = held_until.is_none()
                 && stream.deferred.is_none()
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
+            let whole = stream.whole_bytes();
             tokio::select! {
                 biased;
                 command = self.command_or_gone(takes_more) => {
                     let command = command?;
                     self.client.note(command.spec().id);
-                    stream.take_command(command);
+                    stream.take(command, self.checks_here());
                 }
-                arrival = lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => match arrival {
+                arrival = lease.conn().arrival(whole) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival)?,
                     Err(_) => return Ok(Flow::Lost),
                 },
-                () = applied.changed() => {}
+                _ = applied.changed() => {}
                 () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         }
+    }
+
+    /// Passwords are slipring's affair, and none of the node's.
+    pub(super) fn checks_here(&self) -> bool {
+        self.door.worker.settings.client_auth != ClientAuth::Passthrough
+    }
+
+    /// HELLO with a password that slipring checks: the node hears the rest of it.
+    async fn prove_hello(&mut self, stream: &mut Stream, command: Command<Bytes>) -> Result<(), Close> {
+        let Ok(Hello {
+            resp,
+            credentials: Some(credentials),
+            name,
+        }) = own::hello(&command, self.profile.resp)
+        else {
+            stream.forward(command);
+            return Ok(());
+        };
+        match self.prove(&command, &credentials).await? {
+            Ok(()) => stream.forward(own::hello_without_auth(resp, name.as_deref())),
+            Err(refusal) => self.answer(&command, &refusal),
+        }
+        Ok(())
     }
 
     /// Until when the command in front may wait for a primary; none waits, or it has just been refused, if `None`.
@@ -162,77 +238,30 @@ impl Session {
     }
 
     fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
+        let catching_up = stream.is_catching_up();
         match arrival {
             Arrival::Part(part) => {
                 stream.passing = true;
                 self.client.push(&part);
             }
-            Arrival::Frame(kind, frame) => {
+            Arrival::Frame(kind, frame) if std::mem::take(&mut stream.passing) => {
                 self.client.push(&frame);
-                let whole = !std::mem::take(&mut stream.passing);
-                if let Some(answered) = stream.note(kind, if whole { &frame } else { b"" }) {
-                    self.note_profile(&answered, kind);
-                    if !kind.is_error() {
-                        stream.show(&answered, &mut self.client.face_mut());
-                    }
-                }
-                self.tell_unknown(stream);
+                self.note(stream, kind, Bytes::new());
             }
+            Arrival::Frame(kind, frame) => {
+                let frame = self.note(stream, kind, frame);
+                self.client.push(&frame);
+            }
+        }
+        self.tell_unknown(stream);
+        if catching_up && !stream.is_catching_up() {
+            // An answer that began at a former node's time may be what the client has just cached.
+            self.push_flush(stream);
         }
         if self.client.output_bytes() > limits::OUTPUT_PUSH_BYTES {
             return Err(Close(CloseReason::Output));
         }
         Ok(())
-    }
-
-    /// A Profile that changes on a lease changes for the session.
-    fn note_profile(&mut self, command: &Command<Bytes>, kind: ReplyKind) {
-        if kind.is_error() {
-            return;
-        }
-        let number = |at| std::str::from_utf8(command.arg(at)?).ok()?.parse::<u32>().ok();
-        match (command.spec().name, number(1)) {
-            ("select", Some(db)) => {
-                self.profile = Profile {
-                    db,
-                    ..self.profile.clone()
-                }
-            }
-            ("hello", Some(3)) => self.profile.resp = Resp::Three,
-            ("hello", Some(2)) => self.profile.resp = Resp::Two,
-            _ => {}
-        }
-    }
-
-    /// The node is gone: what may travel again will, what was sent and may not is an unknown outcome, in its turn.
-    fn lose_pending(&mut self, stream: &mut Stream, node: &HostPort) {
-        if std::mem::take(&mut stream.passing) {
-            self.client.break_off(CloseReason::Node);
-        }
-        for pending in &mut stream.pending {
-            let shape = shape_of(&pending.command);
-            let harmless = pending.resends < LOSSES_BORNE
-                && !matches!(
-                    pending.command.spec().class,
-                    Class::Data | Class::Blocking | Class::Transaction
-                );
-            if pending.fate == Fate::Unsent
-                || harmless
-                || may_resend(Sent::Maybe, shape.read, pending.resends)
-            {
-                pending.fate = Fate::Unsent;
-                pending.resends += 1;
-            } else {
-                pending.fate = Fate::Unknown;
-            }
-        }
-        stream.former = Some(node.clone());
-        self.tell_unknown(stream);
-        // What stands behind an unknown outcome waits in its place; the rest is sent again.
-        let pending = std::mem::take(&mut stream.pending);
-        for pending in pending.into_iter().rev() {
-            stream.outbox.push_front(pending);
-        }
     }
 
     /// Unknown outcomes whose turn has come.

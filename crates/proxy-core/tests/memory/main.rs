@@ -15,5 +15,6 @@ mod random;
 mod refused;
 mod sessions;
 mod slow;
+mod streams;
 mod subscribers;
 mod switch;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::common::node::{Fault, Temper};
-use crate::common::world::{UNKNOWN, run, settle};
+use proxy_core::{ClientAuth, Settings};
+
+use crate::common::world::{UNKNOWN, run, run_with, settle};
 
 const READONLY_AT_EXEC: &str = "EXECABORT Transaction discarded because of previous errors.";
 
@@ -262,10 +264,11 @@ fn a_discarded_transaction_leaves_nothing() {
 
 #[test]
 fn a_transaction_that_is_refused_inside_is_refused_whole() {
-    run(async |world| {
+    let unasked = |settings: &mut Settings| settings.client_auth = ClientAuth::None;
+    run_with(unasked, async |world| {
         let mut client = world.client();
         assert_eq!(client.ask("MULTI; SET a 1").await, "+OK +QUEUED");
-        assert!(client.ask("SUBSCRIBE s").await.starts_with("-ERR"));
+        assert!(client.ask("AUTH s").await.starts_with("-ERR"));
         assert_eq!(
             client.ask("SET b 2; EXEC").await,
             format!("+QUEUED -{READONLY_AT_EXEC}")

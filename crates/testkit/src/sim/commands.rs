@@ -195,6 +195,7 @@ impl State {
                 connection.patterns.clear();
                 write::simple(out, "RESET");
             }
+            "client|tracking" | "client|caching" => write::simple(out, "OK"),
             "client|id" => write::integer(out, id.cast_signed()),
             "client|unblock" => {
                 let whom: u64 = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();

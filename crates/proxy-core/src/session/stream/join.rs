@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use resp_codec::ReplyKind;
 use tokio::time::Instant;
 
 use super::state::Stream;
@@ -10,7 +12,7 @@ use crate::backend::NodeKey;
 use crate::backend::lease::{Budget, Lease, LeaseError};
 use crate::backend::profile::Resp;
 use crate::error::Error;
-use crate::metrics::{CloseReason, LeaseReason};
+use crate::metrics::CloseReason;
 use crate::session::hold::Pause;
 use crate::session::{Close, Session, shape_of};
 
@@ -19,50 +21,42 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Makes a fresh connection into what the last one was; the client sees nothing of it but messages.
-    pub(super) async fn rejoin(
+    pub(super) async fn make_again(
         &mut self,
         stream: &mut Stream,
         lease: &mut Lease,
     ) -> Result<io::Result<()>, Close> {
-        if stream.former.is_none() {
-            return Ok(Ok(()));
-        }
-        let joining = async {
-            for order in &stream.standing {
-                lease.conn().send(order).await?;
-                lease.conn().reply().await?;
-            }
-            let again = stream.roll.subscribe_again();
-            lease.conn().send(&again).await?;
-            let mut messages = Vec::new();
-            while stream.roll.is_repeating() {
-                let (_, frame) = lease.conn().reply().await?;
-                if !stream.roll.swallows(&frame) {
-                    messages.push(frame);
-                }
-            }
-            Ok::<_, io::Error>(messages)
-        };
+        let mut messages = BytesMut::new();
         let joined = tokio::select! {
             biased;
             close = self.gone() => return Err(close),
-            joined = tokio::time::timeout(JOIN_TIMEOUT, joining) => joined,
+            made = tokio::time::timeout(JOIN_TIMEOUT, stream.make_again(lease, &mut messages)) => made,
         };
-        Ok(joined.map_err(io::Error::from).flatten().map(|messages| {
-            for message in messages {
-                self.client.push(&message);
+        self.client.push(&messages);
+        match joined.map_err(io::Error::from).flatten() {
+            // The user may no longer do there what it did here.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Close(CloseReason::Node)),
+            Err(error) => Ok(Err(error)),
+            Ok(()) => {
+                if stream.former.is_some() {
+                    self.push_flush(stream);
+                }
+                Ok(Ok(()))
             }
-            if stream.reason == LeaseReason::Tracking && self.profile.resp == Resp::Three {
-                // The node that knew what the client has cached is gone: all of it may be stale.
-                self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
-            }
-        }))
+        }
+    }
+
+    /// The node that knew what the client has cached is gone: all of it may be stale.
+    pub(super) fn push_flush(&self, stream: &Stream) {
+        if stream.standing.tracks() && self.profile.resp == Resp::Three {
+            self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+        }
     }
 
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
     pub(super) async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, NodeKey)>, Close> {
-        let first = match stream.outbox.front() {
-            Some(first) if stream.former.is_none() => &first.command,
+        let first = match stream.next() {
+            Some(first) if stream.former.is_none() => first,
             // Its subscriptions come first; what else it has waits in `flow`.
             _ => return self.join_silently(stream).await.map(Some),
         };
@@ -116,6 +110,49 @@ impl Session {
             biased;
             close = self.gone() => Err(close),
             leased = backend.lease(Budget::Streaming, stream.reason) => Ok(leased.map(|lease| (lease, node))),
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Gives all standing orders, subscribes to all, and opens the transaction again. What else the node says meanwhile
+    /// is for the client.
+    async fn make_again(&mut self, lease: &mut Lease, messages: &mut BytesMut) -> io::Result<()> {
+        let orders = self.standing.orders().ok_or(io::ErrorKind::PermissionDenied)?;
+        for order in orders {
+            lease.conn().send(order).await?;
+            answered(lease, messages).await?;
+        }
+        let again = self.roll.subscribe_again();
+        lease.conn().send(&again).await?;
+        while self.roll.is_repeating() {
+            let (kind, frame) = lease.conn().reply().await?;
+            if kind.is_error() {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            if !self.roll.swallows(&frame) {
+                messages.extend_from_slice(&frame);
+            }
+        }
+        if let Some((frames, replies)) = self.transaction.replay() {
+            lease.conn().send(&frames).await?;
+            for _ in 0..replies {
+                answered(lease, messages).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the answer to what was just sent.
+async fn answered(lease: &mut Lease, messages: &mut BytesMut) -> io::Result<()> {
+    loop {
+        match lease.conn().reply().await? {
+            (ReplyKind::Push, frame) => messages.extend_from_slice(&frame),
+            (kind, _) if kind.is_error() => return Err(io::ErrorKind::PermissionDenied.into()),
+            _ => return Ok(()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a streaming session carries from node to node: its subscriptions, and its commands on their way.
+//! What a streaming session carries from node to node: its commands on their way, and what its connection is to be.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,139 +9,302 @@ use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
 use super::roll::{Noted, Roll};
+use super::standing::{Standing, is_monitors};
+use super::transaction::{Step, Transaction};
 use crate::backend::lease::{Lease, LeaseState};
 use crate::backend::profile::Resp;
 use crate::client::face::{Face, Mark};
 use crate::door::Held;
+use crate::error::{Sent, may_resend};
+use crate::limits;
 use crate::metrics::LeaseReason;
 use crate::route;
-use crate::session::clients::is_own;
+use crate::session::clients;
+use crate::session::shape_of;
 
 /// What a streaming session carries from node to node.
 pub(super) struct Stream {
     pub(super) reason: LeaseReason,
     pub(super) roll: Roll,
-    /// Commands that are repeated on each new node: MONITOR, CLIENT TRACKING.
-    pub(super) standing: Vec<Bytes>,
+    pub(super) standing: Standing,
+    pub(super) transaction: Transaction,
     /// The connection is not as it was, and will not be again.
-    pub(super) altered: bool,
+    altered: bool,
     /// Sent and not wholly answered.
     pub(super) pending: VecDeque<Pending>,
     /// To be sent next.
     pub(super) outbox: VecDeque<Pending>,
-    /// Answered by the session itself, once nothing is pending.
+    /// Seen to by the session itself, once nothing is pending.
     pub(super) deferred: Option<Command<Bytes>>,
     /// The command in front of `outbox` waits for a primary, until then.
     pub(super) held: Option<(Held, Instant)>,
+    /// DISCARD was sent in the place of EXEC, and this is what the client hears of it.
+    pub(super) instead: Option<Bytes>,
+    /// EXEC is being answered: what is still to come.
+    executing: VecDeque<Step>,
+    /// Frames still to come of an answer of several, once the first has come.
+    left: Option<usize>,
     /// A large frame is being passed on.
     pub(super) passing: bool,
     /// The node that it left last.
     pub(super) former: Option<HostPort>,
+    /// Commands that it was sent and that are not answered yet.
+    carried: usize,
 }
 
+/// A command on its way.
 pub(super) struct Pending {
     pub(super) command: Command<Bytes>,
     pub(super) fate: Fate,
-    pub(super) resends: u8,
+    resends: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Unsent,
-    /// Frames still to come; `None`: not known before the first of them.
-    Awaited(Option<usize>),
+    Sent,
     /// Its connection was lost after it was sent.
     Unknown,
 }
 
+const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
+
+/// How often a subscription may lose its connection before it is confirmed, so that one that its node does not
+/// survive is not carried on for ever.
+const LOSSES_BORNE: u8 = 16;
+
 // === impl Stream ===
 
 impl Stream {
-    pub(super) fn new(reason: LeaseReason, first: Command<Bytes>) -> Self {
-        let first = Pending {
-            command: first,
-            fate: Fate::Unsent,
-            resends: 0,
-        };
+    pub(super) fn new(reason: LeaseReason, transaction: Transaction) -> Self {
         Self {
             reason,
             roll: Roll::default(),
-            standing: Vec::new(),
-            altered: false,
+            standing: Standing::default(),
+            altered: !transaction.is_idle(),
+            transaction,
             pending: VecDeque::new(),
-            outbox: VecDeque::from([first]),
+            outbox: VecDeque::new(),
             deferred: None,
             held: None,
+            instead: None,
+            executing: VecDeque::new(),
+            left: None,
             passing: false,
             former: None,
+            carried: 0,
         }
     }
 
+    /// The client's next command: to the node, but for what the session sees to itself.
+    pub(super) fn take(&mut self, command: Command<Bytes>, checks_passwords: bool) {
+        let proves = checks_passwords && matches!(command.spec().name, "auth" | "hello");
+        if command.arity_ok() && (proves || is_own(&command)) {
+            self.deferred = Some(command);
+        } else {
+            self.forward(command);
+        }
+    }
+
+    /// To the node, behind all that waits.
+    pub(super) fn forward(&mut self, command: Command<Bytes>) {
+        self.outbox.push_back(Pending {
+            command,
+            fate: Fate::Unsent,
+            resends: 0,
+        });
+    }
+
+    /// Whether the node has to answer what the session would see to itself: it queues it, or words the refusal, since
+    /// a RESP2 subscriber may not ask it.
+    pub(super) fn node_answers(&self, command: &Command<Bytes>, resp: Resp) -> bool {
+        let refused = resp == Resp::Two && !self.roll.is_empty();
+        (refused || self.transaction.is_open()) && !matches!(command.spec().name, "quit" | "reset")
+    }
+
+    /// What is sent or seen to next.
+    pub(super) fn next(&self) -> Option<&Command<Bytes>> {
+        self.outbox
+            .front()
+            .map(|pending| &pending.command)
+            .or(self.deferred.as_ref())
+    }
+
     /// Sends what waits. While the shard moves, what may write waits on, and all behind it.
-    pub(super) async fn send(&mut self, lease: &mut Lease, serving: impl Fn() -> bool) -> io::Result<()> {
+    pub(super) async fn send(
+        &mut self,
+        lease: &mut Lease,
+        resp: Resp,
+        serving: impl Fn() -> bool,
+    ) -> io::Result<()> {
         let may_leave =
             |next: &mut Pending| serving() || next.fate != Fate::Unsent || !may_write(&next.command);
-        while let Some(mut next) = self.outbox.pop_front_if(may_leave) {
-            if next.fate == Fate::Unsent {
-                let frame = next.command.frame().clone();
-                next.fate = Fate::Awaited(None);
-                self.altered |= !matches!(next.command.spec().class, Class::Subscription | Class::Data);
+        while self.instead.is_none()
+            && let Some(mut next) = self.outbox.pop_front_if(may_leave)
+        {
+            if next.fate != Fate::Unsent {
                 self.pending.push_back(next);
-                lease.conn().send(&frame).await?;
-            } else {
+                continue;
+            }
+            let mut frame = next.command.frame().clone();
+            if next.command.spec().name == "exec" && self.transaction.has_lost() {
+                if !self.pending.is_empty() {
+                    // Only when all before it is answered is it known what this EXEC would execute.
+                    self.outbox.push_front(next);
+                    return Ok(());
+                }
+                self.instead = self.transaction.instead_of_exec(resp);
+                if self.instead.is_some() {
+                    frame = Bytes::from_static(DISCARD);
+                }
+            }
+            next.fate = Fate::Sent;
+            self.altered |= !matches!(next.command.spec().class, Class::Subscription | Class::Data);
+            if !is_unanswered(&next.command) {
                 self.pending.push_back(next);
             }
+            lease.conn().send(&frame).await?;
         }
         Ok(())
     }
 
-    /// The client's next command: to the node, but for what only the session knows, once all before it is answered.
-    pub(super) fn take_command(&mut self, command: Command<Bytes>) {
-        let name = command.spec().name;
-        let own = matches!(name, "quit" | "reset") || is_own(name);
-        if own && command.arity_ok() {
-            self.deferred = Some(command);
-        } else {
-            self.outbox.push_back(Pending {
-                command,
-                fate: Fate::Unsent,
-                resends: 0,
-            });
-        }
-    }
-
-    /// A RESP2 subscriber may not ask this: the node words the refusal.
-    pub(super) fn forwards(&self, command: &Command<Bytes>, resp: Resp) -> bool {
-        resp == Resp::Two && !self.roll.is_empty() && !matches!(command.spec().name, "quit" | "reset")
-    }
-
-    /// What a frame from the node means. Returns the command that it was the last answer of.
-    pub(super) fn note(&mut self, kind: ReplyKind, frame: &[u8]) -> Option<Command<Bytes>> {
-        let confirmed = match self.roll.note(frame) {
-            Noted::Message => return None,
-            Noted::Confirmed { frames } => Some(frames),
-            Noted::Other if kind == ReplyKind::Push => return None,
-            Noted::Other => None,
+    /// Which command a frame of the node is the last of the answers to; none, if more follow, or if nobody asked.
+    pub(super) fn hear(&mut self, kind: ReplyKind, frame: &[u8], resp: Resp) -> Option<Command<Bytes>> {
+        let front = self.front();
+        let subscribes = front.is_some_and(|front| front.spec().class == Class::Subscription);
+        let may_be_pubsub = match resp {
+            Resp::Three => kind == ReplyKind::Push,
+            // Where EXEC's answers are known one by one, an array may be any command's.
+            Resp::Two => subscribes || (self.executing.is_empty() && !self.roll.is_empty()),
         };
-        let front = self.pending.front_mut()?;
-        let mut left = 1;
-        if let (Fate::Awaited(awaited), Some(frames)) = (front.fate, confirmed) {
-            let named = front.command.argc() - 1;
-            left = awaited.unwrap_or(if named > 0 { named } else { frames });
+        let named = front.map_or(0, |front| front.argc() - 1);
+        let noted = if may_be_pubsub {
+            self.roll.note(frame)
+        } else {
+            Noted::Other
+        };
+        match noted {
+            Noted::Message => return None,
+            // EXEC names one answer for each command, and sends one for each channel.
+            Noted::Confirmed { .. } if !subscribes => return None,
+            Noted::Confirmed { frames } => {
+                let left = self.left.unwrap_or(if named > 0 { named } else { frames });
+                self.left = (left > 1).then(|| left - 1);
+                if self.left.is_some() {
+                    return None;
+                }
+            }
+            Noted::Other if kind == ReplyKind::Push => return None,
+            Noted::Other if self.standing.monitors() && is_monitors(frame) => return None,
+            Noted::Other => {}
         }
-        if left > 1 {
-            front.fate = Fate::Awaited(Some(left - 1));
-            return None;
+        self.take_front()
+    }
+
+    /// The command that the next frame answers, where it is known.
+    fn front(&self) -> Option<&Command<Bytes>> {
+        match self.executing.front() {
+            Some(Step::Command(command)) => Some(command),
+            Some(Step::Others(_)) => None,
+            None => self.pending.front().map(|pending| &pending.command),
         }
-        let answered = self.pending.pop_front()?.command;
-        let stands = matches!(
-            answered.spec().name,
-            "monitor" | "client|tracking" | "client|no-evict" | "client|no-touch"
-        );
-        if stands && !kind.is_error() {
-            self.standing.push(answered.frame().clone());
+    }
+
+    fn take_front(&mut self) -> Option<Command<Bytes>> {
+        match self.executing.pop_front() {
+            Some(Step::Command(command)) => return Some(command),
+            Some(Step::Others(count)) => {
+                if count > 1 {
+                    self.executing.push_front(Step::Others(count - 1));
+                }
+                return None;
+            }
+            None => {}
         }
-        Some(answered)
+        let answered = self.pending.pop_front()?;
+        self.carried = self.carried.saturating_sub(1);
+        Some(answered.command)
+    }
+
+    /// EXEC's array has come: each of its elements answers one of these. False, if none of them matters.
+    pub(super) fn execute(&mut self) -> bool {
+        let matters = self.transaction.concerns_connection();
+        let steps = self.transaction.take_steps();
+        if matters {
+            self.executing = steps;
+        }
+        matters
+    }
+
+    /// Answers up to this length must come whole.
+    pub(super) fn whole_bytes(&self) -> usize {
+        if self.transaction.concerns_connection() {
+            limits::OUTPUT_PUSH_BYTES
+        } else {
+            limits::REPLY_WHOLE_BYTES
+        }
+    }
+
+    /// Half an answer has been passed on.
+    pub(super) fn is_within_answer(&self) -> bool {
+        self.passing || !self.executing.is_empty()
+    }
+
+    /// Some command that a former node was sent is not answered yet.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.carried > 0
+    }
+
+    /// The node is gone: what may travel again will; what was sent and may not is an unknown outcome.
+    pub(super) fn lose(&mut self, node: &HostPort) {
+        self.former = Some(node.clone());
+        self.left = None;
+        self.executing.clear();
+        self.passing = false;
+        if self.instead.take().is_some()
+            && let Some(exec) = self.pending.back_mut()
+        {
+            exec.fate = Fate::Unsent;
+        }
+        self.lose_pending();
+        self.transaction.lose();
+    }
+
+    /// What is not answered goes to the next node first; an unknown outcome keeps its place among it.
+    pub(super) fn carry(&mut self) {
+        self.carried = self.pending.len();
+        for pending in std::mem::take(&mut self.pending).into_iter().rev() {
+            self.outbox.push_front(pending);
+        }
+    }
+
+    fn lose_pending(&mut self) {
+        let mut open = self.transaction.is_open();
+        let mut queues = Vec::with_capacity(self.pending.len());
+        for pending in &self.pending {
+            match pending.command.spec().name {
+                "multi" => open = true,
+                "exec" | "discard" => open = false,
+                _ => {}
+            }
+            queues.push(open);
+        }
+        // Seen from behind: an EXEC that was sent takes with it all that it would have executed.
+        let mut executed = false;
+        for (pending, queues) in self.pending.iter_mut().zip(queues).rev() {
+            let name = pending.command.spec().name;
+            executed = match name {
+                "exec" => pending.fate != Fate::Unsent,
+                _ => executed && queues,
+            };
+            let unsent = pending.fate == Fate::Unsent || (!executed && (queues || may_travel(pending)));
+            pending.fate = if unsent { Fate::Unsent } else { Fate::Unknown };
+            pending.resends += u8::from(unsent);
+            executed &= name != "multi";
+        }
+        if executed {
+            self.transaction.forget();
+        }
     }
 
     /// Lets others see what is subscribed, and what `answered` has made of the connection.
@@ -162,16 +325,51 @@ impl Stream {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.roll.is_empty() && !self.altered && self.pending.is_empty() && self.deferred.is_none()
+        self.roll.is_empty()
+            && self.standing.is_empty()
+            && self.transaction.is_idle()
+            && self.executing.is_empty()
+            && self.pending.is_empty()
+            && self.outbox.is_empty()
+            && self.deferred.is_none()
     }
 
     pub(super) fn state(&self) -> LeaseState {
         LeaseState {
-            outstanding: self.pending.len(),
+            outstanding: self.pending.len() + self.executing.len(),
+            in_multi: self.transaction.is_open(),
+            watching: self.transaction.watches(),
             subscriptions: self.roll.len(),
-            altered: self.altered,
-            ..LeaseState::default()
+            altered: self.altered || !self.standing.is_empty(),
         }
+    }
+}
+
+/// Whether a command that was sent may be sent again.
+fn may_travel(pending: &Pending) -> bool {
+    let spec = pending.command.spec();
+    let concerns_data = matches!(
+        spec.class,
+        Class::Data | Class::Blocking | Class::Wait | Class::Control
+    );
+    let harmless = !concerns_data && spec.name != "exec" && pending.resends < LOSSES_BORNE;
+    harmless || may_resend(Sent::Maybe, shape_of(&pending.command).read, pending.resends)
+}
+
+/// Whether the node says nothing to it.
+fn is_unanswered(command: &Command<Bytes>) -> bool {
+    let silent = |word: &[u8]| word.eq_ignore_ascii_case(b"ack") || word.eq_ignore_ascii_case(b"getack");
+    command.spec().name == "replconf" && command.arg(1).is_some_and(silent)
+}
+
+/// Whether the session sees to it, once all before it is answered.
+fn is_own(command: &Command<Bytes>) -> bool {
+    let name = command.spec().name;
+    match command.spec().class {
+        Class::Stream => name != "monitor",
+        Class::Own => true,
+        Class::Session => matches!(name, "quit" | "reset") || clients::is_own(name),
+        _ => false,
     }
 }
 

@@ -1,0 +1,226 @@
+//! MULTI and WATCH of a streaming session, whose commands EXEC answers all at once.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Class, Command, Progress, ReplyKind, ReplyScan, RequestLimits, RequestScan};
+
+use crate::backend::profile::Resp;
+use crate::error::Error;
+use crate::limits;
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+
+/// An open MULTI, and what WATCH has been told.
+#[derive(Default)]
+pub(super) struct Transaction {
+    open: Option<Queue>,
+    watch: Watch,
+}
+
+/// The commands that a MULTI has queued.
+#[derive(Default)]
+struct Queue {
+    steps: VecDeque<Step>,
+    bytes: usize,
+    /// It is too long to be replayed, and its connection was lost.
+    lost: bool,
+}
+
+/// What EXEC's answers are for, in order.
+pub(super) enum Step {
+    /// A queued command.
+    Command(Command<Bytes>),
+    /// So many commands that concern the dataset alone.
+    Others(usize),
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Watch {
+    #[default]
+    Nothing,
+    Watching,
+    /// The node that watched is gone.
+    Broken,
+}
+
+// === impl Transaction ===
+
+impl Transaction {
+    /// A transaction that was begun on a lease: its MULTI and what it has queued; what is watched.
+    pub(super) fn begun(frames: &[u8], watching: bool, broken: bool) -> Self {
+        let mut queue = Queue::default();
+        let mut rest = frames.get(multi_len(frames)..).unwrap_or_default();
+        while let Ok(Some(frame)) = RequestScan::default().advance(rest, &RequestLimits::AUTHENTICATED) {
+            let (bytes, more) = rest.split_at(frame.len);
+            queue.keep(Command::new(Bytes::copy_from_slice(bytes), frame));
+            rest = more;
+        }
+        let watch = match (watching, broken) {
+            (_, true) => Watch::Broken,
+            (true, _) => Watch::Watching,
+            _ => Watch::Nothing,
+        };
+        Self {
+            open: Some(queue),
+            watch,
+        }
+    }
+
+    /// MULTI has no EXEC yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Nothing is watched, either.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.watch == Watch::Nothing
+    }
+
+    /// Something is watched.
+    pub(super) fn watches(&self) -> bool {
+        self.watch != Watch::Nothing
+    }
+
+    /// EXEC will change more than the dataset.
+    pub(super) fn concerns_connection(&self) -> bool {
+        let mut steps = self.open.iter().flat_map(|queue| &queue.steps);
+        steps.any(Step::concerns_connection)
+    }
+
+    /// Learns from a command and the node's answer. Gives the command back, unless it is only queued.
+    pub(super) fn note(&mut self, command: Command<Bytes>, kind: ReplyKind) -> Option<Command<Bytes>> {
+        match command.spec().name {
+            "exec" | "discard" => *self = Self::default(),
+            _ if kind.is_error() => {}
+            "multi" => self.open = Some(Queue::default()),
+            "watch" => self.watch = Watch::Watching,
+            "unwatch" if self.open.is_none() => self.watch = Watch::Nothing,
+            _ => {
+                if let Some(queue) = &mut self.open {
+                    queue.keep(command);
+                    return None;
+                }
+            }
+        }
+        Some(command)
+    }
+
+    /// Its node is gone, and so is what it had told that.
+    pub(super) fn has_lost(&self) -> bool {
+        self.watch == Watch::Broken || self.open.as_ref().is_some_and(|queue| queue.lost)
+    }
+
+    /// What EXEC is answered where the transaction cannot be executed any more.
+    pub(super) fn instead_of_exec(&self, resp: Resp) -> Option<Bytes> {
+        let queue = self.open.as_ref()?;
+        match (queue.lost, self.watch, resp) {
+            (true, _, _) => Some(Error::TransactionLost.reply()),
+            (false, Watch::Broken, Resp::Two) => Some(Bytes::from_static(b"*-1\r\n")),
+            (false, Watch::Broken, Resp::Three) => Some(Bytes::from_static(b"_\r\n")),
+            (false, ..) => None,
+        }
+    }
+
+    /// It is executed: what the elements of EXEC's array are for.
+    pub(super) fn take_steps(&mut self) -> VecDeque<Step> {
+        let queue = std::mem::take(self).open.unwrap_or_default();
+        queue.steps
+    }
+
+    /// Its connection is gone.
+    pub(super) fn lose(&mut self) {
+        if self.watch == Watch::Watching {
+            self.watch = Watch::Broken;
+        }
+        if let Some(queue) = &mut self.open {
+            queue.lost |= queue.has_outgrown();
+        }
+    }
+
+    /// There is none.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What opens it again on another connection, and how many replies that takes.
+    pub(super) fn replay(&self) -> Option<(Bytes, usize)> {
+        let queue = self.open.as_ref()?;
+        let mut out = BytesMut::from(MULTI);
+        let mut replies = 1;
+        for step in &queue.steps {
+            if let (Step::Command(command), false) = (step, queue.lost) {
+                out.extend_from_slice(command.frame());
+                replies += 1;
+            }
+        }
+        Some((out.freeze(), replies))
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn keep(&mut self, command: Command<Bytes>) {
+        let had_outgrown = self.has_outgrown();
+        self.bytes += command.frame().len();
+        self.steps.push_back(Step::Command(command));
+        if self.has_outgrown() {
+            // What concerns the connection must be known when it is executed; the rest only to replay it.
+            let from = if had_outgrown { self.steps.len() - 1 } else { 0 };
+            for step in self.steps.split_off(from) {
+                self.keep_step(step);
+            }
+        }
+    }
+
+    fn keep_step(&mut self, step: Step) {
+        match (self.steps.back_mut(), step) {
+            (_, step) if step.concerns_connection() => self.steps.push_back(step),
+            (Some(Step::Others(count)), _) => *count += 1,
+            _ => self.steps.push_back(Step::Others(1)),
+        }
+    }
+
+    fn has_outgrown(&self) -> bool {
+        self.bytes > limits::JOURNAL_BYTES
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// It changes more than the dataset, or its answer must be told from a node's own.
+    pub(super) fn concerns_connection(&self) -> bool {
+        match self {
+            Self::Command(command) => matches!(
+                command.spec().class,
+                Class::Session | Class::Subscription | Class::Stream | Class::Tracking
+            ),
+            Self::Others(_) => false,
+        }
+    }
+}
+
+/// The length of the MULTI that `frames` begin with.
+fn multi_len(frames: &[u8]) -> usize {
+    match RequestScan::default().advance(frames, &RequestLimits::AUTHENTICATED) {
+        Ok(Some(frame)) => frame.len,
+        _ => frames.len(),
+    }
+}
+
+/// The header of an array, and its elements.
+pub(super) fn elements(array: &Bytes) -> (Bytes, Vec<(ReplyKind, Bytes)>) {
+    let mut at = array
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let header = array.slice(..at);
+    let mut elements = Vec::new();
+    while let Ok(Progress::Complete { used, kind }) = ReplyScan::default().feed(&array[at..]) {
+        elements.push((kind, array.slice(at..at + used)));
+        at += used;
+    }
+    (header, elements)
+}

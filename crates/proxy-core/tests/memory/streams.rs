@@ -1,0 +1,164 @@
+//! What a streaming session has made of its connection, and the transaction that is open on it, move with the primary.
+
+use crate::common::node::Fault;
+use crate::common::world::{UNKNOWN, run, settle};
+
+const INVALIDATE_ALL: &str = ">[invalidate nil]";
+
+#[test]
+fn whoever_subscribes_in_a_transaction_streams_from_exec_on() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("MULTI; INCR n; SUBSCRIBE s").await,
+            "+OK +QUEUED +QUEUED"
+        );
+        assert_eq!(
+            client.ask("PING; EXEC").await,
+            "+QUEUED [:1 [subscribe s :1] +PONG]".replace("+PONG", "[pong ]")
+        );
+        assert_eq!(client.ask("PING").await, "[pong ]");
+        world.switch();
+        settle().await;
+        assert_eq!(world.client().ask("PUBLISH s m").await, ":1");
+        assert_eq!(client.reply().await, "[message s m]");
+        assert_eq!(client.ask("UNSUBSCRIBE s").await, "[unsubscribe s :0]");
+        assert_eq!(client.ask("INCR n").await, ":2");
+        assert_eq!(world.b.subscribers(), 0);
+    });
+}
+
+#[test]
+fn exec_may_have_more_answers_than_it_says() {
+    run(async |world| {
+        let mut client = world.client();
+        client
+            .send("MULTI; SUBSCRIBE s t; INCR n; EXEC; PING; UNSUBSCRIBE")
+            .await;
+        assert_eq!(
+            client.replies(8).await,
+            "+OK +QUEUED +QUEUED [[subscribe s :1] [subscribe t :2]] :1 [pong ] [unsubscribe s :1] [unsubscribe t :0]"
+        );
+        assert_eq!(client.ask("INCR n").await, ":2");
+    });
+}
+
+#[test]
+fn a_transaction_that_is_to_subscribe_moves_before_exec() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(
+            client.ask("MULTI; INCR n; SUBSCRIBE s").await,
+            "+OK +QUEUED +QUEUED"
+        );
+        world.moving();
+        client.send("EXEC").await;
+        settle().await;
+        world.switch();
+        assert_eq!(client.reply().await, "[:1 [subscribe s :1]]");
+        assert_eq!(world.a.executed("INCR").len(), 0);
+        assert_eq!(world.b.subscribers(), 1);
+    });
+}
+
+#[test]
+fn a_discarded_subscription_leaves_nothing() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI; SUBSCRIBE s; DISCARD").await, "+OK +QUEUED +OK");
+        assert_eq!(client.ask("INCR n").await, ":1");
+        settle().await;
+        assert_eq!(world.a.subscribers(), 0);
+        assert_eq!(client.ask("MULTI; INCR n; EXEC").await, "+OK +QUEUED [:2]");
+    });
+}
+
+#[test]
+fn a_subscribers_own_transaction_moves_with_it() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("HELLO 3; SUBSCRIBE s; MULTI; INCR n").await;
+        client.replies(4).await;
+        world.switch();
+        assert_eq!(client.ask("INCR n; EXEC").await, "+QUEUED [:1 :2]");
+        assert_eq!(world.a.executed("INCR").len(), 0);
+    });
+}
+
+#[test]
+fn what_a_subscriber_watches_is_lost_with_its_node() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("HELLO 3; SUBSCRIBE s; WATCH k").await;
+        client.replies(3).await;
+        world.switch();
+        assert_eq!(client.ask("MULTI; INCR n; EXEC").await, "+OK +QUEUED nil");
+        assert_eq!(client.ask("MULTI; INCR n; EXEC").await, "+OK +QUEUED [:1]");
+        assert_eq!(world.b.executed("INCR").len(), 1);
+    });
+}
+
+#[test]
+fn an_exec_that_was_sent_is_an_unknown_outcome() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("HELLO 3; SUBSCRIBE s; MULTI; INCR n").await;
+        client.replies(4).await;
+        world.a.once("EXEC", Fault::CutAfter);
+        assert!(client.ask("EXEC").await.starts_with(UNKNOWN));
+        assert_eq!(client.ask("EXEC").await, "-ERR EXEC without MULTI");
+        assert_eq!(client.ask("MULTI; INCR n; EXEC").await, "+OK +QUEUED [:2]");
+    });
+}
+
+#[test]
+fn a_tracking_client_forgets_all_when_the_primary_changes() {
+    run(async |world| {
+        let mut client = world.client();
+        client
+            .send("HELLO 3; CLIENT TRACKING ON OPTIN; CLIENT CACHING YES")
+            .await;
+        client.replies(3).await;
+        world.switch();
+        assert_eq!(client.reply().await, INVALIDATE_ALL);
+        assert_eq!(client.ask("GET k").await, "nil");
+        let received = |name: &str| world.b.received(name).len();
+        assert_eq!(received("CLIENT TRACKING ON OPTIN"), 1);
+        assert_eq!(received("CLIENT CACHING YES"), 1);
+        assert_eq!(client.ask("GET k").await, "nil");
+    });
+}
+
+#[test]
+fn an_answer_asked_for_before_the_change_is_not_cached_either() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("HELLO 3; CLIENT TRACKING ON").await;
+        client.replies(2).await;
+        world.a.freeze();
+        client.send("GET k").await;
+        settle().await;
+        world.switch();
+        assert_eq!(
+            client.replies(3).await,
+            format!("{INVALIDATE_ALL} nil {INVALIDATE_ALL}")
+        );
+    });
+}
+
+#[test]
+fn whoever_tracks_no_more_shares_again() {
+    run(async |world| {
+        let mut client = world.client();
+        client
+            .send("HELLO 3; CLIENT TRACKING ON; CLIENT TRACKING OFF; GET k")
+            .await;
+        assert_eq!(client.replies(3).await.split_once("] ").unwrap().1, "+OK +OK");
+        assert_eq!(client.reply().await, "nil");
+        let opened = world.a.opened();
+        assert_eq!(client.ask("GET k; GET k").await, "nil nil");
+        world.switch();
+        assert_eq!(client.ask("GET k").await, "nil", "and hears of no change");
+        assert!(world.a.opened() <= opened + 1);
+    });
+}
