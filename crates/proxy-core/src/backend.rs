@@ -2,11 +2,14 @@
 
 pub(crate) mod conn;
 pub(crate) mod fleet;
+pub(crate) mod learned;
 pub(crate) mod lease;
 pub(crate) mod mux;
 pub(crate) mod profile;
+pub(crate) mod scripts;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +20,11 @@ use sentinel_watcher::{Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
+use crate::backend::learned::Learned;
 use crate::backend::lease::{Budget, Lease, LeaseError, LeasePool, NodeManager};
 use crate::backend::mux::Mux;
 use crate::backend::profile::{Profile, Resp};
+use crate::backend::scripts::Digest;
 use crate::client::Shape;
 use crate::failover::Timeline;
 use crate::limits;
@@ -53,6 +58,10 @@ pub(crate) struct Link {
     pub(crate) timeline: Arc<Timeline>,
     /// A new primary that has not answered a write yet.
     pub(crate) unwritten: Cell<bool>,
+    /// Digests that need no more looking after here: the node was told, or nobody knows their scripts.
+    pub(crate) scripts: RefCell<BTreeSet<Digest>>,
+    /// What the node has said of commands that the table does not know.
+    pub(crate) learned: Learned,
 }
 
 /// One node under one Profile.
@@ -135,6 +144,15 @@ impl Link {
             },
             1,
         );
+    }
+
+    /// A script is about to be asked for by its digest. True: for the first time here.
+    pub(crate) fn note_script(&self, digest: Digest) -> bool {
+        let scripts = &mut *self.scripts.borrow_mut();
+        if scripts.len() >= limits::SCRIPTS_KNOWN {
+            scripts.clear();
+        }
+        scripts.insert(digest)
     }
 
     /// The node's entry check refused a command for a reason that passes: `error` is the whole error reply.

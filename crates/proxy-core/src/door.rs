@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
+use crate::backend::scripts::ScriptStore;
 use crate::failover::Timeline;
 use crate::metrics::{Cells, Gauge};
 use crate::roster::Roster;
@@ -45,6 +46,7 @@ pub(crate) struct WorkerState {
 pub(crate) struct Master {
     pub(crate) upstream: Upstream,
     pub(crate) census: Arc<Census>,
+    pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) timeline: Arc<Timeline>,
 }
 

@@ -67,6 +67,27 @@ pub(crate) const RETRY_PAUSE_MS: (u64, u64) = (5, 100);
 /// Failovers of a master that are remembered; older ones are forgotten.
 pub(crate) const FAILOVERS_KEPT: usize = 64;
 
+/// Scripts kept of one master, for a new primary; the one that was used longest ago makes room.
+pub(crate) const SCRIPTS_BYTES: usize = 8 << 20;
+
+/// A script longer than this is not kept.
+pub(crate) const SCRIPT_BYTES: usize = 256 << 10;
+
+/// What keeping a script costs beside its text.
+pub(crate) const SCRIPT_OVERHEAD: usize = 200;
+
+/// Scripts that a worker recognises without a lock, and that it knows one node to have; past it it starts anew.
+pub(crate) const SCRIPTS_KNOWN: usize = 4096;
+
+/// Scans of one session that are told apart after a move; past it their cursors are believed.
+pub(crate) const SCANS_KNOWN: usize = 1024;
+
+/// Unknown commands of which one node has been asked what they do; past it they count as writes.
+pub(crate) const COMMANDS_LEARNED: usize = 1024;
+
+/// The longest name of an unknown command that is asked after.
+pub(crate) const COMMAND_NAME_BYTES: usize = 64;
+
 /// A shared connection with a command that may keep it alone busy (a script, a module's command, a transaction) and
 /// that has been silent for so long takes nothing new: a node that serves others goes on doing so.
 pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;

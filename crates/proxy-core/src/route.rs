@@ -16,7 +16,7 @@ pub(crate) enum Plan {
     Hold,
     /// Answer PING here: the shard cannot, and the question is whether slipring lives.
     Pong,
-    /// The session's own affair, or one for a lease.
+    /// The session's own affair, one for a lease, or one to be noted first.
     Aside,
 }
 
@@ -121,8 +121,8 @@ mod tests {
     fn writes_go_to_a_serving_primary_or_wait() {
         for request in [
             &b"SET k v\r\n"[..],
-            b"EVAL s 0\r\n",
-            b"JSON.SET k $ 1\r\n",
+            b"FCALL f 0\r\n",
+            b"SCRIPT EXISTS s\r\n",
             b"PUBLISH c m\r\n",
         ] {
             for reads in [
@@ -174,7 +174,7 @@ mod tests {
             Phase::Serving,
             &[true],
             ReadPolicy::Replica,
-            b"EVAL_RO s 0\r\n",
+            b"FCALL_RO f 0\r\n",
             Plan::Primary,
         );
     }

@@ -127,6 +127,7 @@ pub fn build(
         Master {
             upstream,
             census: Arc::default(),
+            scripts: Arc::default(),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
         }
     };
@@ -292,7 +293,7 @@ impl Running {
             pulse: Cell::new(Instant::now()),
         });
         let fleet = |(number, shared): (usize, &Master)| {
-            let upstream = &shared.upstream;
+            let (upstream, scripts) = (&shared.upstream, Arc::clone(&shared.scripts));
             let parts = FleetParts {
                 upstream: number,
                 settings: Rc::clone(&settings),
@@ -303,6 +304,7 @@ impl Running {
                 scratch: Rc::clone(&state.scratch),
                 timeline: Arc::clone(&shared.timeline),
                 quiet: upstream.steering.quiet_place(),
+                scripts,
             };
             let fleet = Fleet::new(parts, &upstream.feed);
             crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));

@@ -14,6 +14,7 @@ mod close;
 mod hold;
 mod input;
 mod multi;
+mod noted;
 mod own;
 mod pause;
 mod pinned;
@@ -41,6 +42,7 @@ use crate::metrics::{CloseReason, LeaseReason};
 use crate::route::{self, Plan};
 use crate::settings::ClientAuth;
 use input::Reading;
+use noted::Scans;
 
 pub(crate) use close::Close;
 
@@ -61,6 +63,10 @@ pub(crate) struct Session {
     replica: Option<Cached>,
     /// The primary's term at the session's last write: WAIT vouches for no other.
     wrote_at: Option<Epoch>,
+    /// The topology when it began.
+    born: Epoch,
+    /// Its scans, whose cursors mean nothing to another node.
+    scans: Option<Box<Scans>>,
 }
 
 /// A shared connection that the last command took, good while the topology is the same.
@@ -118,6 +124,7 @@ impl Session {
             face.wear(&profile);
             face.id
         };
+        let born = door.fleet.topology().epoch;
         Self {
             id,
             client,
@@ -130,6 +137,8 @@ impl Session {
             primary: None,
             replica: None,
             wrote_at: None,
+            born,
+            scans: None,
             door,
         }
     }
@@ -249,6 +258,12 @@ impl Session {
             if !self.send_group(topology.epoch, group.take(), input, now) {
                 return (start, Stop::Full);
             }
+            let (plan, shape) = match command.spec().class {
+                Class::Script | Class::Scan | Class::Unknown if may_share && !command.is_http() => {
+                    self.noted(topology.shard(0), topology.epoch, &command, shape)
+                }
+                _ => (plan, shape),
+            };
             let turn = match plan {
                 _ if command.is_http() => {
                     // As Redis does: somebody makes a browser speak to us.
@@ -267,10 +282,10 @@ impl Session {
                 Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
                 Plan::Primary | Plan::Replica(_) => {
                     let (more, len) = match command.opening() {
-                        Some(opening) => {
+                        Some(opening) if command.spec().class == Class::Data => {
                             opening.run(input.get(used..).unwrap_or_default(), GROUP_COMMANDS - 1)
                         }
-                        None => (0, 0),
+                        _ => (0, 0),
                     };
                     used += len;
                     group = Some(Group {
@@ -354,9 +369,16 @@ impl Session {
         }
         let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
         match spec.class {
-            Class::Data if !large && !self.may_be_postponed(&command) => self.hold(command).await,
-            Class::Data | Class::Control if self.may_be_postponed(&command) => {
+            class if (class.is_shared() || class == Class::Control) && self.may_be_postponed(&command) => {
                 self.pinned(command, Budget::Blocking, LeaseReason::Paused).await
+            }
+            class if class.is_shared() && large => {
+                self.pinned(command, Budget::Blocking, LeaseReason::Large).await
+            }
+            Class::Unknown => self.unknown(command).await,
+            Class::Data | Class::Script | Class::Scan => {
+                self.note_script(&command);
+                self.hold(command).await
             }
             Class::Session => self.own(command).await,
             Class::Own => self.proxy(command).await,
@@ -366,7 +388,6 @@ impl Session {
                 self.pinned(command, Budget::Blocking, LeaseReason::Blocking)
                     .await
             }
-            Class::Data => self.pinned(command, Budget::Blocking, LeaseReason::Large).await,
             Class::Control => {
                 let budget = if spec.flags.contains(CommandFlags::ALLOW_BUSY) {
                     Budget::Control

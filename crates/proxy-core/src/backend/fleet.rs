@@ -17,7 +17,9 @@ use sentinel_watcher::{
 use tokio::time::Instant;
 
 use crate::backend::conn::ConnectError;
+use crate::backend::learned::Learned;
 use crate::backend::profile::Profile;
+use crate::backend::scripts::{ScriptStore, Scripts};
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
@@ -50,6 +52,7 @@ pub(crate) struct FleetParts {
     pub(crate) health: HealthFeed,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) quiet: QuietPlace,
+    pub(crate) scripts: Arc<ScriptStore>,
 }
 
 /// One worker's backends of one master.
@@ -65,6 +68,7 @@ pub(crate) struct Fleet {
     paused: Cell<Option<Pause>>,
     /// The primary answers NOAUTH to nobody.
     auth_required: Cell<bool>,
+    scripts: Scripts,
 }
 
 struct NodeBackends {
@@ -83,6 +87,7 @@ impl Fleet {
         let topology = Topology::single(Epoch(0), Arc::clone(&feed.load().master), Shard::unknown());
         let topology = Arc::new(topology);
         Rc::new(Self {
+            scripts: Scripts::new(Arc::clone(&parts.scripts)),
             parts,
             topology: RefCell::new(topology),
             applied: Signal::default(),
@@ -124,6 +129,11 @@ impl Fleet {
             let down_after = self.parts.health.down_after().unwrap_or_default();
             (down_after * 2 + Duration::from_secs(10)).max(Duration::from_secs(15))
         })
+    }
+
+    /// The scripts that this worker knows.
+    pub(crate) fn scripts(&self) -> &Scripts {
+        &self.scripts
     }
 
     /// A client that has not authenticated can do nothing here.
@@ -278,6 +288,8 @@ impl Fleet {
             settling_until: Rc::clone(&self.settling_until),
             timeline: Arc::clone(&parts.timeline),
             unwritten: Cell::new(key.term.is_some()),
+            scripts: RefCell::default(),
+            learned: Learned::default(),
         };
         let link = Rc::new(link);
         NodeBackends {

@@ -77,7 +77,7 @@ enum Addressee {
     Client(Ticket),
     /// A question of slipring's own.
     Asker(oneshot::Sender<Bytes>),
-    /// So many reads that were asked again elsewhere: their replies are dropped.
+    /// So many replies are dropped: of reads that were asked again elsewhere, or of an order of slipring's own.
     Nobody(u64),
 }
 
@@ -102,6 +102,11 @@ impl Mux {
         mux
     }
 
+    /// Where it leads.
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
     /// New commands may be sent.
     #[must_use]
     pub(crate) fn is_open(&self) -> bool {
@@ -117,6 +122,11 @@ impl Mux {
     /// Sends a command (or a MULTI block); its replies come to `ticket`.
     pub(crate) fn send(&self, ticket: Ticket, frame: &[u8], shape: Shape, now: Instant) {
         self.append(Addressee::Client(ticket), frame, shape, now);
+    }
+
+    /// Sends an order of slipring's own, whose answer nobody needs.
+    pub(crate) fn tell(&self, frame: &[u8], shape: Shape, now: Instant) {
+        self.append(Addressee::Nobody(1), frame, shape, now);
     }
 
     /// Sends a question of slipring's own. `None`: the connection was lost before the answer.

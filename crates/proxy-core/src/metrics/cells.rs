@@ -236,7 +236,8 @@ impl Count {
 
 const fn class_index(class: Class) -> usize {
     match class {
-        Class::Data => 0,
+        // They travel as data does.
+        Class::Data | Class::Script | Class::Scan | Class::Unknown => 0,
         Class::Session => 1,
         Class::Transaction => 2,
         Class::Blocking => 3,

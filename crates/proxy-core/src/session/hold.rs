@@ -44,10 +44,11 @@ impl Session {
                     self.recover().await?;
                 }
                 Ok(plan) => {
-                    let (ticket, _) = self.client.ticket(1, frame.len());
                     let epoch = self.door.fleet.topology().epoch;
+                    let frame = self.prepared(epoch, plan, frame, shape);
+                    let (ticket, _) = self.client.ticket(1, frame.len());
                     self.route(epoch, plan, shape)
-                        .send(ticket, frame, shape, Instant::now());
+                        .send(ticket, &frame, shape, Instant::now());
                     return Ok(());
                 }
             }
@@ -205,8 +206,9 @@ impl Session {
                 1,
             );
         }
-        let ticket = self.client.ticket_again(seq, frame.len());
         let epoch = self.door.fleet.topology().epoch;
+        let frame = self.prepared(epoch, plan, &frame, shape);
+        let ticket = self.client.ticket_again(seq, frame.len());
         self.route(epoch, plan, shape)
             .send(ticket, &frame, shape, Instant::now());
     }

@@ -62,7 +62,7 @@ impl Session {
             }
             commands += 1;
             match command.spec().class {
-                Class::Data => {}
+                class if class.is_shared() => self.note_script(&command),
                 Class::Transaction if command.spec().name == "exec" && command.arity_ok() => {
                     return Some(Block {
                         len,

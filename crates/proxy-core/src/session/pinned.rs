@@ -238,7 +238,19 @@ impl Session {
                 }
             }
         }
-        let sent = call.frame_now(command);
+        let backend = std::rc::Rc::clone(&stay.held.as_ref().expect("taken above").backend);
+        if stay.state.in_multi && command.spec().name == "exec" {
+            self.provide_scripts(&backend, &stay.journal.frames).await?;
+        } else if command.spec().class == Class::Script {
+            self.note_script(command);
+            self.provide_scripts(&backend, command.frame()).await?;
+        }
+        let mut sent = call.frame_now(command);
+        if command.spec().class == Class::Scan
+            && let Some(again) = self.scan_again(&backend.link().node, &sent)
+        {
+            sent = again;
+        }
         let held = stay.held.as_mut().expect("taken above");
         let link = std::rc::Rc::clone(held.backend.link());
         call.node = Some(std::rc::Rc::clone(&link));

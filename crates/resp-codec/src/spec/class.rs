@@ -37,6 +37,12 @@ pub enum Class {
     Tracking,
     /// The proxy's own: no server knows it.
     Own,
+    /// Scripts by text or digest: as [`Self::Data`], once it is known where the script is.
+    Script,
+    /// Commands with a cursor, which belongs to one node: as [`Self::Data`], once it is known to which.
+    Scan,
+    /// Commands that the table does not know: as [`Self::Data`], once the node has said what they do.
+    Unknown,
 }
 
 // === impl Class ===
@@ -46,7 +52,7 @@ impl Class {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Each class, in the order of [`Self::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Data,
         Self::Session,
         Self::Transaction,
@@ -57,7 +63,16 @@ impl Class {
         Self::Control,
         Self::Tracking,
         Self::Own,
+        Self::Script,
+        Self::Scan,
+        Self::Unknown,
     ];
+
+    /// Whether it goes over shared connections.
+    #[inline]
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Data | Self::Script | Self::Scan | Self::Unknown)
+    }
 
     /// A dense index.
     #[inline]
@@ -78,6 +93,9 @@ impl Class {
             Self::Control => "control",
             Self::Tracking => "tracking",
             Self::Own => "own",
+            Self::Script => "script",
+            Self::Scan => "scan",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -114,7 +132,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 36] = [
+const CLASSES: [(&str, Class); 46] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -151,6 +169,16 @@ const CLASSES: [(&str, Class); 36] = [
     ("function|stats", Class::Control),
     ("shutdown", Class::Control),
     ("debug", Class::Control),
+    ("eval", Class::Script),
+    ("eval_ro", Class::Script),
+    ("evalsha", Class::Script),
+    ("evalsha_ro", Class::Script),
+    ("script|load", Class::Script),
+    ("script|flush", Class::Script),
+    ("scan", Class::Scan),
+    ("hscan", Class::Scan),
+    ("sscan", Class::Scan),
+    ("zscan", Class::Scan),
 ];
 
 const fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
@@ -183,17 +211,17 @@ mod tests {
     fn classes_of_the_rest() {
         for (name, want) in [
             ("get", Class::Data),
-            ("eval", Class::Data),
+            ("fcall", Class::Data),
+            ("script|exists", Class::Data),
             ("publish", Class::Data),
             ("pubsub|channels", Class::Data),
-            ("script|load", Class::Data),
             ("client|setname", Class::Session),
             ("client|setinfo", Class::Session),
             ("blpop", Class::Blocking),
             ("xread", Class::Blocking),
             ("xreadgroup", Class::Blocking),
             ("bzmpop", Class::Blocking),
-            ("other", Class::Data),
+            ("other", Class::Unknown),
         ] {
             assert_eq!(spec(name).class, want, "{name}");
         }

@@ -38,7 +38,7 @@ const fn unknown() -> CommandSpec {
         arity: -1,
         access: Access::Write,
         flags: CommandFlags::SCRIPT,
-        class: Class::Data,
+        class: Class::Unknown,
         keys: &[],
         subcommands: 0,
     }

@@ -15,6 +15,7 @@ mod handover;
 mod idle_clients;
 mod kill;
 mod large_value;
+mod moved;
 mod pipelines;
 mod planned_failover;
 mod replica_reads;

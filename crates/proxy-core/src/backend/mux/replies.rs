@@ -156,10 +156,12 @@ impl State {
                 batch.join(ticket, end);
             }
             Addressee::Asker(asker) => {
+                // What is not the client's must not lie within its run.
+                batch.finish();
                 let reply = batch.bytes.get(batch.start..end).unwrap_or_default();
                 let _ = asker.send(Bytes::copy_from_slice(reply));
             }
-            Addressee::Nobody(_) => {}
+            Addressee::Nobody(_) => batch.finish(),
         }
         self.forget_front(place);
     }

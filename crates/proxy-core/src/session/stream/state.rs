@@ -159,7 +159,8 @@ impl Stream {
                 }
             }
             next.fate = Fate::Sent;
-            self.altered |= !matches!(next.command.spec().class, Class::Subscription | Class::Data);
+            let class = next.command.spec().class;
+            self.altered |= class != Class::Subscription && !class.is_shared();
             if !is_unanswered(&next.command) {
                 self.pending.push_back(next);
             }
@@ -348,10 +349,8 @@ impl Stream {
 /// Whether a command that was sent may be sent again.
 fn may_travel(pending: &Pending) -> bool {
     let spec = pending.command.spec();
-    let concerns_data = matches!(
-        spec.class,
-        Class::Data | Class::Blocking | Class::Wait | Class::Control
-    );
+    let concerns_data =
+        spec.class.is_shared() || matches!(spec.class, Class::Blocking | Class::Wait | Class::Control);
     let harmless = !concerns_data && spec.name != "exec" && pending.resends < LOSSES_BORNE;
     harmless || may_resend(Sent::Maybe, shape_of(&pending.command).read, pending.resends)
 }
@@ -376,9 +375,10 @@ fn is_own(command: &Command<Bytes>) -> bool {
 /// Whether a command may write, for what the table knows.
 fn may_write(command: &Command<Bytes>) -> bool {
     let class = command.spec().class;
-    matches!(
-        class,
-        Class::Data | Class::Blocking | Class::Transaction | Class::Control | Class::Wait
-    ) && !route::is_read(command.spec())
-        && command.spec().name != "ping"
+    let may = class.is_shared()
+        || matches!(
+            class,
+            Class::Blocking | Class::Transaction | Class::Control | Class::Wait
+        );
+    may && !route::is_read(command.spec()) && command.spec().name != "ping"
 }
