@@ -13,6 +13,7 @@ use sentinel_watcher::{AddressMapEntry, HostPort, Lag, Secret};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
+use crate::file::{File, FileError};
 use crate::tls::ClientCertificates;
 pub(crate) use values::{AdminSpec, Choice, ListenSpec, Transport};
 
@@ -35,6 +36,9 @@ pub(crate) struct Cli {
     pub(crate) failover: FailoverArgs,
     #[command(flatten)]
     pub(crate) operation: OperationArgs,
+    /// What `--config` names.
+    #[arg(skip)]
+    pub(crate) file: Option<File>,
 }
 
 const AFTER_HELP: &str = "\
@@ -261,6 +265,14 @@ pub(crate) struct FailoverArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Operation")]
 pub(crate) struct OperationArgs {
+    /// File of flags in TOML, each key a flag without its dashes: max-clients = 500. Flags and variables win over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Say whether flags, environment, file and certificates are in order, and end.
+    #[arg(long)]
+    pub(crate) check_config: bool,
+
     /// Where /metrics, /healthz, /readyz, /topology and /failovers answer. Port 0 takes a free one; off: nowhere.
     #[arg(long, value_name = "IP:PORT|off", default_value = "127.0.0.1:9379", value_parser = values::admin)]
     pub(crate) metrics_listen: AdminSpec,
@@ -292,14 +304,79 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// What is said instead of starting: help, or what is wrong with a flag or a file.
+#[derive(Debug)]
+pub(crate) enum Usage {
+    Line(clap::Error),
+    File(FileError),
+}
+
 // === impl Cli ===
 
 impl Cli {
-    /// Reads flags, then environment variables, then defaults. `arguments` begin with the program's name.
-    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+    /// Reads flags, then environment variables, then the file, then defaults. `arguments` begin with the program's name.
+    pub(crate) fn read(arguments: &[OsString]) -> Result<Self, Usage> {
         let command = Self::command().mut_args(with_variable);
-        let matches = command.try_get_matches_from(arguments)?;
-        Self::from_arg_matches(&matches)
+        // Whatever else is wrong is told by the second reading.
+        let first = command
+            .clone()
+            .ignore_errors(true)
+            .try_get_matches_from(arguments);
+        let path = first
+            .ok()
+            .and_then(|first| first.get_one::<PathBuf>("config").cloned());
+        let mut file = path.map(|path| File::read(&path, &command)).transpose()?;
+        let filled = match &file {
+            Some(file) => file.apply(command.clone()),
+            None => command.clone(),
+        };
+        let matches = filled.try_get_matches_from(arguments)?;
+        if let Some(file) = &mut file {
+            file.keep_effective(&matches, &command);
+        }
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.file = file;
+        Ok(cli)
+    }
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// Prints the message where it belongs. True: nothing is wrong, help or version was asked for.
+    pub(crate) fn print(&self) -> bool {
+        match self {
+            Self::Line(message) => {
+                // Nobody to tell where standard error itself is gone.
+                let _ = message.print();
+                !message.use_stderr()
+            }
+            Self::File(error) => {
+                eprintln!("{error}");
+                false
+            }
+        }
+    }
+}
+
+impl From<clap::Error> for Usage {
+    fn from(error: clap::Error) -> Self {
+        Self::Line(error)
+    }
+}
+
+impl From<FileError> for Usage {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Line(message) => message.fmt(f),
+            Self::File(error) => error.fmt(f),
+        }
     }
 }
 

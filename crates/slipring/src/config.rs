@@ -51,13 +51,23 @@ pub(crate) struct ConfigError {
     flag: String,
     value: String,
     remedy: String,
+    /// File and line, where the value stands in one.
+    place: Option<String>,
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Checks `cli` as a whole and reads the files that hold secrets.
-    pub(crate) fn new(cli: Cli) -> Result<Self, ConfigError> {
+    /// Checks `cli` as a whole and reads the files that hold secrets and certificates.
+    pub(crate) fn new(mut cli: Cli) -> Result<Self, ConfigError> {
+        let file = cli.file.take();
+        Self::checked(cli).map_err(|mut error| {
+            error.place = file.and_then(|file| file.place_of(&error.flag));
+            error
+        })
+    }
+
+    fn checked(cli: Cli) -> Result<Self, ConfigError> {
         let doors = doors(&cli)?;
         let (client_auth, client_password) = client_auth(&cli, &doors)?;
         let node_credentials = credentials(
@@ -331,17 +341,22 @@ impl ConfigError {
             flag: flag.into(),
             value: value.to_string(),
             remedy: remedy.into(),
+            place: None,
         }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "error: {} {}: {}\n\nFor more information, try '--help'.",
-            self.flag, self.value, self.remedy
-        )
+        let key = self.flag.strip_prefix("--").unwrap_or(&self.flag);
+        match &self.place {
+            Some(place) => write!(f, "error: {place}: {key} = {:?}: {}", self.value, self.remedy),
+            None => write!(
+                f,
+                "error: {} {}: {}\n\nFor more information, try '--help'.",
+                self.flag, self.value, self.remedy
+            ),
+        }
     }
 }
 
@@ -358,7 +373,8 @@ mod tests {
         let words = ["slipring", "--sentinels", "s1:26379,s2:26379"]
             .into_iter()
             .chain(line.split_whitespace());
-        let cli = Cli::read(words.map(OsString::from)).map_err(|error| error.to_string())?;
+        let words: Vec<_> = words.map(OsString::from).collect();
+        let cli = Cli::read(&words).map_err(|error| error.to_string())?;
         Config::new(cli).map_err(|error| error.to_string())
     }
 

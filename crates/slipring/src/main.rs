@@ -1,12 +1,13 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
-//! [`cli`] reads flags and environment, [`config`] checks them as a whole, [`runtime`] starts the threads and
+//! [`cli`] reads flags and environment, [`file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
 //! ends them, [`admin`] answers operators from what [`status`] knows.
 
 mod admin;
 mod cli;
 mod config;
 mod descriptors;
+mod file;
 mod log;
 mod runtime;
 mod status;
@@ -21,20 +22,19 @@ use config::Config;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let cli = match Cli::read(std::env::args_os()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::read(&arguments) {
         Ok(cli) => cli,
-        Err(message) => {
-            // Nobody to tell where standard error itself is gone.
-            let _ = message.print();
-            return if message.use_stderr() {
-                ExitCode::from(EXIT_USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
+        Err(usage) if usage.print() => return ExitCode::SUCCESS,
+        Err(_) => return ExitCode::from(EXIT_USAGE),
     };
     let (level, format) = (cli.operation.log_level, cli.operation.log_format);
+    let check_alone = cli.operation.check_config;
     let config = match Config::new(cli) {
+        Ok(_) if check_alone => {
+            println!("the configuration is in order");
+            return ExitCode::SUCCESS;
+        }
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
