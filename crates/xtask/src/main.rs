@@ -4,6 +4,7 @@ mod audit;
 mod demo;
 mod generate;
 mod setup;
+mod sim;
 mod suite;
 mod test;
 mod tool;
@@ -39,6 +40,8 @@ enum Chore {
     Load(LoadArgs),
     /// Run Redis' own test suite before a node and through slipring, and show what differs
     Suite(suite::Options),
+    /// Run the real watcher and core in a simulated world that goes wrong, by seed
+    Sim(sim::Options),
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -94,6 +97,7 @@ fn run(chore: Chore) -> Result<bool> {
             load.args(&args.args).passes()
         }
         Chore::Suite(options) => suite::run(&options),
+        Chore::Sim(options) => Ok(sim::run(&options)),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }

@@ -32,14 +32,15 @@ impl Client {
         }
     }
 
+    /// Sends the commands of `line`, which `; ` parts, in one write; false where the connection has ended.
+    pub async fn try_send(&mut self, line: &str) -> bool {
+        let written = timeout(PATIENCE, self.io.write_all(&frames(line))).await;
+        matches!(written, Ok(Ok(())))
+    }
+
     /// Sends the commands of `line`, which `; ` parts, in one write.
     pub async fn send(&mut self, line: &str) {
-        let mut out = BytesMut::new();
-        for command in line.split("; ") {
-            let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
-            write::command(&mut out, &words);
-        }
-        self.send_bytes(&out).await;
+        self.send_bytes(&frames(line)).await;
     }
 
     /// Sends one command of any bytes.
@@ -119,6 +120,16 @@ impl Client {
             Err(_) => panic!("the connection stays"),
         }
     }
+}
+
+/// The commands of `line`, as bytes.
+fn frames(line: &str) -> BytesMut {
+    let mut out = BytesMut::new();
+    for command in line.split("; ") {
+        let words: Vec<_> = command.split(' ').map(str::as_bytes).collect();
+        write::command(&mut out, &words);
+    }
+    out
 }
 
 /// What a person can read of `bytes`.

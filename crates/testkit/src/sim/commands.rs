@@ -31,6 +31,9 @@ pub(super) enum Wish {
     Read { key: Key, after: u64 },
 }
 
+/// A command that does to a replica's keys what was done here.
+type Effect = (u32, Vec<Bytes>);
+
 /// Databases of a node.
 const DATABASES: u32 = 16;
 
@@ -73,6 +76,8 @@ impl State {
             return Answer::Reply(out);
         }
         if queues {
+            let line = self.line(id, args);
+            self.check_owner(&line);
             let queue = self.connection(id).queue.as_mut().expect("just seen");
             queue.push(args.to_vec());
             write::simple(&mut out, "QUEUED");
@@ -94,6 +99,9 @@ impl State {
         let (db, resp3) = (connection.db, connection.resp3);
         let applied = self.data.borrow_mut().apply(db, resp3, args);
         if let Some(reply) = applied {
+            if parse(args).spec().flags.contains(CommandFlags::WRITE) || name == "eval" {
+                self.propagate(db, args);
+            }
             self.serve_waiters();
             return reply;
         }
@@ -119,11 +127,13 @@ impl State {
                 write::error(&mut out, "ERR WATCH inside MULTI is not allowed");
             }
             "watch" => {
+                let line = self.line(id, args);
                 for key in &args[1..] {
                     let key = (db, key.clone());
                     let touched = self.data.borrow().touched(&key);
                     self.connection(id).watched.push((key, touched));
                 }
+                self.check_owner(&line);
                 write::simple(&mut out, "OK");
             }
             "unwatch" => {
@@ -131,6 +141,8 @@ impl State {
                 write::simple(&mut out, "OK");
             }
             "wait" => write::integer(&mut out, 1),
+            "role" => self.role(&mut out),
+            "psync" => self.admit_replica(id, &mut out),
             "publish" => write::integer(&mut out, self.publish(&args[1], &args[2])),
             "subscribe" | "psubscribe" | "unsubscribe" | "punsubscribe" => {
                 self.subscribe(id, name, &args[1..], &mut out);
@@ -272,10 +284,12 @@ impl State {
             write::null_array(&mut out, resp3);
         } else {
             write::array_header(&mut out, queue.len());
+            self.begin_block();
             for args in queue {
                 let reply = self.call(id, parse(&args).spec().name, &args);
                 out.extend_from_slice(&reply);
             }
+            self.end_block();
         }
         out
     }
@@ -319,8 +333,11 @@ impl State {
             _ => panic!("{name} is not faked"),
         };
         let granted = wish.grant(&mut self.data.borrow_mut());
-        if let Some(reply) = granted {
+        if let Some((reply, effects)) = granted {
             self.note_executed(id, args);
+            for (db, args) in effects {
+                self.propagate(db, &args);
+            }
             self.serve_waiters();
             return Answer::Reply(BytesMut::from(&reply[..]));
         }
@@ -396,24 +413,33 @@ impl State {
 // === impl Wish ===
 
 impl Wish {
-    /// What it waits for, if that has come.
-    pub(super) fn grant(&self, data: &mut Data) -> Option<Bytes> {
+    /// What it waits for, if that has come; and what this does to the keys.
+    pub(super) fn grant(&self, data: &mut Data) -> Option<(Bytes, Vec<Effect>)> {
         let mut out = BytesMut::new();
+        let pop = |key: &Key, first: bool| {
+            let name = if first { &b"LPOP"[..] } else { b"RPOP" };
+            (key.0, vec![Bytes::from_static(name), key.1.clone()])
+        };
+        let mut effects = Vec::new();
         match self {
             Self::Pop { keys, first } => {
                 let (key, value) = keys.iter().find_map(|key| Some((key, data.pop(key, *first)?)))?;
                 write::array_header(&mut out, 2);
                 write::bulk(&mut out, Some(&key.1));
                 write::bulk(&mut out, Some(&value));
+                effects.push(pop(key, *first));
             }
             Self::Move { from, to } => {
                 let value = data.pop(from, true)?;
                 data.push(to, value.clone(), false);
                 write::bulk(&mut out, Some(&value));
+                effects.push(pop(from, true));
+                let push = [Bytes::from_static(b"RPUSH"), to.1.clone(), value];
+                effects.push((to.0, push.to_vec()));
             }
-            Self::Read { key, after } => return data.read_stream(key, *after),
+            Self::Read { key, after } => return Some((data.read_stream(key, *after)?, effects)),
         }
-        Some(out.freeze())
+        Some((out.freeze(), effects))
     }
 }
 

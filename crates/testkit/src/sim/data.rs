@@ -84,6 +84,17 @@ impl Data {
                 let gone = gone.count();
                 write::integer(&mut out, gone as i64);
             }
+            // A script that does what its name says: it writes, and may then return a refusal's very words.
+            (b"eval", [script, _, _, value]) if script.starts_with(b"push") => {
+                let key = (db, args[3].clone());
+                self.push(&key, value.clone(), false);
+                match &script[..] {
+                    b"push-then-refuse" => {
+                        write::error(&mut out, "READONLY You can't write against a read only replica.");
+                    }
+                    _ => write::integer(&mut out, self.list_mut(&key).len() as i64),
+                }
+            }
             (b"incr" | b"eval", _) => {
                 let before = self.text(db, std::str::from_utf8(&key.1).unwrap());
                 let number = before.map_or(Ok(0), |text| std::str::from_utf8(&text).unwrap().parse::<i64>());

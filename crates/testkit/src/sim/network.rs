@@ -123,6 +123,12 @@ impl Network {
             .manner = manner;
     }
 
+    /// Somebody listens there.
+    pub(super) fn is_open(&self, address: &HostPort) -> bool {
+        let wires = self.wires();
+        wires.hosts.get(address).expect("an open address").manner == Manner::Accept
+    }
+
     /// From now on nothing that `from` sends arrives at `to`, and nobody is told; or it does again, what was sent
     /// meanwhile included.
     pub fn block(&self, from: &str, to: &str, blocked: bool) {

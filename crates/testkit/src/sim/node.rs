@@ -17,6 +17,7 @@ use super::commands::Answer;
 use super::connection;
 use super::data::Data;
 use super::network::{Manner, Network};
+use super::replication::Replication;
 use super::reply::show;
 use super::state::{Connection, Out, Rule, State, Step, Waiter};
 
@@ -85,6 +86,7 @@ impl Node {
             frames: Vec::new(),
             rules: Vec::new(),
             opened: 0,
+            replication: Replication::default(),
             complaints: Vec::new(),
         };
         let node = Self(Rc::new(Process {
@@ -182,6 +184,18 @@ impl Node {
         self.0.frozen.send_replace(false);
     }
 
+    /// The process is there.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.network.is_open(&self.0.address)
+    }
+
+    /// It is there, and not stopped.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.is_open() && !*self.0.frozen.borrow()
+    }
+
     /// How long commands travel, and how long replies.
     pub fn latency(&self, there: Duration, back: Duration) {
         self.0.latency.set((there, back));
@@ -268,6 +282,10 @@ impl Node {
         show(&reply.expect("a command upon keys"))
     }
 
+    pub(super) fn network(&self) -> &Network {
+        &self.0.network
+    }
+
     pub(super) fn state(&self) -> RefMut<'_, State> {
         self.0.state.borrow_mut()
     }
@@ -292,6 +310,7 @@ impl Node {
             queue: None,
             spoiled: false,
             watched: Vec::new(),
+            owner: None,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
             out,
@@ -304,6 +323,7 @@ impl Node {
     pub(super) fn dismiss(&self, id: u64) {
         let state = &mut *self.state();
         state.connections.remove(&id);
+        state.dismiss_replica(id);
         state.waiters.retain(|waiter| waiter.connection != id);
     }
 

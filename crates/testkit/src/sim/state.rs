@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::commands::Wish;
 use super::data::{Data, Key};
 use super::node::{Fault, Temper};
+use super::replication::Replication;
 
 /// What it knows.
 pub(super) struct State {
@@ -28,6 +29,7 @@ pub(super) struct State {
     pub(super) frames: Vec<Bytes>,
     pub(super) rules: Vec<Rule>,
     pub(super) opened: u64,
+    pub(super) replication: Replication,
     pub(super) complaints: Vec<String>,
 }
 
@@ -41,6 +43,8 @@ pub(super) struct Rule {
 /// A command as it came, or as it was executed.
 #[derive(Clone, Debug)]
 pub struct Line {
+    /// When.
+    pub at: Instant,
     /// Which connection it came over.
     pub connection: u64,
     /// As whom.
@@ -61,6 +65,8 @@ pub(super) struct Connection {
     /// An error while queueing: EXEC will refuse.
     pub(super) spoiled: bool,
     pub(super) watched: Vec<(Key, u64)>,
+    /// The session whose transaction or watched keys these are.
+    pub(super) owner: Option<String>,
     pub(super) channels: BTreeSet<Bytes>,
     pub(super) patterns: BTreeSet<Bytes>,
     pub(super) out: mpsc::UnboundedSender<Out>,
@@ -107,7 +113,11 @@ impl State {
         let writes = flags.contains(CommandFlags::WRITE);
         let (refuses, text) = match self.temper {
             Temper::Primary => (false, ""),
-            Temper::Replica => (writes, "READONLY You can't write against a read only replica."),
+            // A script's first write fails.
+            Temper::Replica => (
+                writes || command.spec().name == "eval",
+                "READONLY You can't write against a read only replica.",
+            ),
             Temper::NoReplicas => (writes, "NOREPLICAS Not enough good replicas to write."),
             Temper::Loading => (
                 !flags.contains(CommandFlags::LOADING),
@@ -123,18 +133,66 @@ impl State {
 
     pub(super) fn note_executed(&mut self, id: u64, args: &[Bytes]) {
         let line = self.line(id, args);
+        self.check_compare_and_set(&line);
+        self.check_owner(&line);
         self.executed.push(line);
+    }
+
+    /// `SET cas:<key> <new>|<old>`: whoever sends that has watched the key and seen `<old>`.
+    fn check_compare_and_set(&mut self, line: &Line) {
+        let words: Vec<_> = line.text.split(' ').collect();
+        let ["SET", key, value] = words[..] else { return };
+        let Some(seen) = key.strip_prefix("cas:").and(value.split('|').nth(1)) else {
+            return;
+        };
+        let now = self.data.borrow().text(line.db, key);
+        let now = now.map_or("nil".to_owned(), |text| {
+            String::from_utf8_lossy(&text)
+                .split('|')
+                .next()
+                .unwrap()
+                .to_owned()
+        });
+        if now != seen {
+            self.complaints.push(format!(
+                "{} was executed upon {now}, in spite of WATCH",
+                line.text
+            ));
+        }
+    }
+
+    /// A connection with a transaction or a watched key is one session's.
+    pub(super) fn check_owner(&mut self, line: &Line) {
+        let connection = self.connection(line.connection);
+        if connection.queue.is_none() && connection.watched.is_empty() {
+            connection.owner = None;
+            return;
+        }
+        let Some(session) = session_of(&line.text) else {
+            return;
+        };
+        match &connection.owner {
+            Some(owner) if *owner != session => {
+                let complaint = format!("{} came over a connection with the state of {owner}", line.text);
+                self.complaints.push(complaint);
+            }
+            _ => connection.owner = Some(session),
+        }
     }
 
     /// Gives blocked clients what has come for them, first come, first served.
     pub(super) fn serve_waiters(&mut self) {
         let mut at = 0;
         while at < self.waiters.len() {
-            let data = &mut *self.data.borrow_mut();
-            match self.waiters[at].wish.grant(data) {
-                Some(reply) => {
+            let granted = self.waiters[at].wish.grant(&mut self.data.borrow_mut());
+            match granted {
+                Some((reply, effects)) => {
                     let waiter = self.waiters.remove(at);
+                    for (db, args) in effects {
+                        self.propagate(db, &args);
+                    }
                     let line = Line {
+                        at: Instant::now(),
                         connection: waiter.connection,
                         user: String::new(),
                         db: 0,
@@ -155,6 +213,7 @@ impl State {
             .collect();
         let connection = self.connection(id);
         Line {
+            at: Instant::now(),
             connection: id,
             user: connection.user.clone().unwrap_or_default(),
             db: connection.db,
@@ -179,6 +238,15 @@ impl Connection {
     pub(super) fn is_subscribed(&self) -> bool {
         !self.channels.is_empty() || !self.patterns.is_empty()
     }
+}
+
+/// The session that sends a command: the simulator's sessions put their names into keys and values, `s7:` or `s7-`.
+fn session_of(text: &str) -> Option<String> {
+    text.split(' ').find_map(|word| {
+        let (name, _) = word.split_once([':', '-'])?;
+        let digits = name.strip_prefix('s')?;
+        (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| name.to_owned())
+    })
 }
 
 /// The command that `args` are.

@@ -1,0 +1,233 @@
+//! What all sessions were told of their writes, against what the nodes have done.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sentinel_watcher::{HostPort, Phase, Primary};
+use tokio::time::Instant;
+
+use super::blame::{Dread, blame};
+use super::replication::Upheaval;
+use super::world::{LATENCY_MILLIS, Published, World};
+
+/// What a client was told of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was acknowledged.
+    Done,
+    /// Nobody knows.
+    Unknown,
+    /// It was not executed.
+    Refused,
+}
+
+/// The writes of all sessions.
+#[derive(Default)]
+pub struct Ledger {
+    /// What was appended to the common log, in the order of each session.
+    pushed: RefCell<Vec<Pushed>>,
+    /// What was put into the common queue, and the stamp of when it was taken out.
+    jobs: RefCell<BTreeMap<String, Option<u64>>>,
+}
+
+struct Pushed {
+    id: String,
+    fate: Fate,
+    asked: Instant,
+    told: Instant,
+}
+
+/// Where and when a write was executed.
+struct Executed {
+    node: HostPort,
+    at: Instant,
+}
+
+/// How late anything may be that was on its way.
+const ON_THE_WAY: Duration = Duration::from_millis(4 * LATENCY_MILLIS);
+
+/// How long after a promotion clients may go on writing to the old primary, where all sentinels and nodes are heard.
+const PROMPT: Duration = Duration::from_millis(250);
+
+// === impl Fate ===
+
+impl Fate {
+    /// What `shown` says, if it is no error of another kind.
+    #[must_use]
+    pub fn of(shown: &str, good: &str) -> Self {
+        let refusals = [
+            "-MASTERDOWN",
+            "-READONLY",
+            "-LOADING",
+            "-NOREPLICAS",
+            "-EXECABORT",
+        ];
+        if shown.starts_with("-UNKNOWN outcome") {
+            Self::Unknown
+        } else if !shown.starts_with(good) && refusals.iter().any(|refusal| shown.starts_with(refusal)) {
+            Self::Refused
+        } else {
+            Self::Done
+        }
+    }
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// A session was told what became of `id`, which it asked for at `asked`.
+    pub fn note(&self, id: String, fate: Fate, asked: Instant) {
+        let told = Instant::now();
+        self.pushed.borrow_mut().push(Pushed {
+            id,
+            fate,
+            asked,
+            told,
+        });
+    }
+
+    /// A job was queued, or may have been.
+    pub fn offer(&self, id: String) {
+        self.jobs.borrow_mut().entry(id).or_insert(None);
+    }
+
+    /// A job was taken.
+    pub fn take(&self, id: &str, stamp: u64, world: &World) {
+        // It may be taken before its own session has heard that it was queued.
+        let taken = &mut *self.jobs.borrow_mut();
+        let before = taken.insert(id.to_owned(), Some(stamp)).flatten();
+        if before.is_some_and(|before| before == world.stamp()) {
+            blame(Dread::Repeated, format!("job {id} was taken twice"));
+        }
+    }
+
+    /// Finds fault, once all is calm.
+    pub fn audit(&self, world: &World) {
+        let executed = self.executions(world);
+        let history = world.published();
+        let Some(primary) = world.primary() else {
+            return blame(Dread::Stall, "no primary in the end".to_owned());
+        };
+        let log = primary.list("log");
+        let mut last = BTreeMap::new();
+        for pushed in self.pushed.borrow().iter() {
+            let Pushed { id, fate, .. } = pushed;
+            let done = executed.get(id.as_str()).map_or(&[][..], Vec::as_slice);
+            let place = log.iter().position(|entry| entry == id);
+            if done.len() > 1 || log.iter().filter(|entry| *entry == id).count() > 1 {
+                blame(Dread::Repeated, format!("{id} was executed {} times", done.len()));
+            }
+            match (fate, done.first()) {
+                (Fate::Refused, Some(_)) => {
+                    blame(Dread::Repeated, format!("{id} was refused, and executed"));
+                }
+                (Fate::Done, None) => blame(
+                    Dread::Misdelivered,
+                    format!("{id} was acknowledged and never executed"),
+                ),
+                (Fate::Done, Some(done)) if place.is_none() => {
+                    if let Some(guilt) = guilt_of_loss(pushed, done, world, &history) {
+                        blame(Dread::Lost, format!("{id}: {guilt}"));
+                    }
+                }
+                _ => {}
+            }
+            let Some(place) = place else { continue };
+            let session = id.split('-').next().unwrap_or_default().to_owned();
+            let before = last.insert(session, place);
+            if before.is_some_and(|before| before > place) {
+                blame(
+                    Dread::Disorder,
+                    format!("{id} overtook what its session sent before"),
+                );
+            }
+        }
+        for node in &world.nodes {
+            for complaint in node.complaints() {
+                let dread = if complaint.contains("WATCH") {
+                    Dread::Lost
+                } else {
+                    Dread::DirtyLease
+                };
+                blame(dread, format!("{}: {complaint}", node.address()));
+            }
+        }
+    }
+
+    /// Where each entry of the log was executed, on behalf of a client.
+    fn executions(&self, world: &World) -> BTreeMap<String, Vec<Executed>> {
+        let mut executed = BTreeMap::<String, Vec<Executed>>::new();
+        for node in &world.nodes {
+            for prefix in ["RPUSH log ", "EVAL push 1 log ", "EVAL push-then-refuse 1 log "] {
+                for line in node.executed(prefix) {
+                    let id = line.text.rsplit(' ').next().unwrap_or_default().to_owned();
+                    executed.entry(id).or_default().push(Executed {
+                        node: node.address().clone(),
+                        at: line.at,
+                    });
+                }
+            }
+        }
+        executed
+    }
+}
+
+/// Why an acknowledged write is lost through the proxy's fault; `None` where Redis lost it.
+fn guilt_of_loss(
+    pushed: &Pushed,
+    done: &Executed,
+    world: &World,
+    history: &[Published],
+) -> Option<&'static str> {
+    let node = world.nodes.iter().find(|node| *node.address() == done.node)?;
+    let after = |wanted: Upheaval| {
+        let upheavals = node.upheavals();
+        upheavals
+            .iter()
+            .any(|(at, upheaval)| *at >= done.at && *upheaval == wanted)
+    };
+    if after(Upheaval::Wiped) {
+        return None;
+    }
+    let reigns = |published: &Published| {
+        let primary = published.shard.primary.as_ref();
+        primary.is_some_and(|primary| primary.address == done.node)
+    };
+    let sent_under = history
+        .iter()
+        .rposition(|published| published.at <= done.at && reigns(published));
+    let Some(sent_under) = sent_under else {
+        return Some("it was executed by a node that had never been primary");
+    };
+    let reign: &Primary = history[sent_under].shard.primary.as_ref()?;
+    let ends = history[sent_under..]
+        .iter()
+        .position(|published| published.shard.primary.as_ref() != Some(reign));
+    let Some(ends) = ends.map(|ends| ends + sent_under) else {
+        // Demoted and back again, and nobody has heard of it.
+        let resynced = after(Upheaval::Loaded);
+        return (!resynced).then_some("its node is primary still");
+    };
+    if pushed.told > history[ends].at + ON_THE_WAY {
+        return Some("a former primary acknowledged it after the switch was known");
+    }
+    let held = history[..ends]
+        .iter()
+        .rposition(|published| published.shard.phase == Phase::Serving);
+    let held = held.map_or(history[ends].at, |serving| history[serving + 1].at);
+    if pushed.asked > held + ON_THE_WAY {
+        return Some("it was asked for after the hold had begun, and sent to the old primary");
+    }
+    let next = history[ends].shard.primary.as_ref()?;
+    let next = world.nodes.iter().find(|node| *node.address() == next.address)?;
+    let promoted = next
+        .upheavals()
+        .into_iter()
+        .rfind(|(at, upheaval)| *upheaval == Upheaval::Promoted && *at <= history[ends].at);
+    let (promoted, _) = promoted?;
+    let well = world
+        .well_since()
+        .is_some_and(|since| since + PROMPT * 4 < promoted);
+    (well && done.at > promoted + PROMPT).then_some("the promotion was known, and it went to the old primary")
+}

@@ -1,0 +1,536 @@
+//! A client that remembers what it asked for, and what each answer allows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::blame::{Dread, blame};
+use super::client::Client;
+use super::ledger::{Fate, Ledger};
+use super::reply::show;
+use super::rng::Rng;
+use super::trace;
+use super::world::World;
+
+/// How long any reply may take: longer than a command is held.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One client, from its connection to its end.
+pub struct Session {
+    world: Rc<World>,
+    ledger: Rc<Ledger>,
+    name: String,
+    client: Client,
+    /// Reads may be answered by a replica, without regard to the order of writes.
+    elsewhere: bool,
+    rng: Rng,
+    numbers: u64,
+    keys: BTreeMap<u64, Known>,
+    counter: Counter,
+    /// What it has put into its own queue, and whether it got that out again.
+    queued: BTreeMap<String, Option<u64>>,
+}
+
+/// What is known of a key.
+#[derive(Default)]
+struct Known {
+    /// What it may hold.
+    values: BTreeSet<String>,
+    /// What it may come to hold still: nobody knows what became of these.
+    late: BTreeSet<String>,
+    /// What it has ever been told to hold.
+    ever: BTreeSet<String>,
+    /// The world's when this was learnt.
+    stamp: u64,
+}
+
+/// The least and the greatest value that a counter may have.
+#[derive(Default)]
+struct Counter {
+    least: u64,
+    most: u64,
+    ever: u64,
+    stamp: u64,
+}
+
+/// What was asked.
+enum Asked {
+    Set(u64, String),
+    Get(u64),
+    Push(String),
+    Script(String, bool),
+    Incr,
+    Echo(String),
+    Publish,
+    /// MULTI, SET, RPUSH log, EXEC in one go.
+    Block(u64, String, String),
+    Queue(String),
+    Pop,
+    Job(String),
+    Work,
+}
+
+/// The connection is of no more use.
+pub struct HungUp;
+
+type Heard<T> = Result<T, HungUp>;
+
+// === impl Session ===
+
+impl Session {
+    /// A session over a fresh connection.
+    #[must_use]
+    pub fn new(world: &Rc<World>, ledger: &Rc<Ledger>, elsewhere: bool, rng: Rng) -> Self {
+        Self {
+            name: world.name(),
+            client: world.client(elsewhere),
+            world: Rc::clone(world),
+            ledger: Rc::clone(ledger),
+            elsewhere,
+            rng,
+            numbers: 0,
+            keys: BTreeMap::new(),
+            counter: Counter::default(),
+            queued: BTreeMap::new(),
+        }
+    }
+
+    /// Asks and checks until all is calm and it has been served after that. False: it hung up half way.
+    pub async fn live(&mut self) -> bool {
+        while !self.world.is_calm() {
+            let heard = match self.rng.below(6) {
+                0 => self.transact().await,
+                1 => self.compare_and_set().await,
+                _ => self.pipeline().await,
+            };
+            if heard.is_err() {
+                return false;
+            }
+            let pause = Duration::from_millis(self.rng.below(60));
+            sleep(pause).await;
+        }
+        while !self.world.is_settled() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        self.settle_up().await.is_ok()
+    }
+
+    /// Some commands in one write.
+    async fn pipeline(&mut self) -> Heard<()> {
+        let asked: Vec<_> = (0..1 + self.rng.below(6)).map(|_| self.choose()).collect();
+        let lines: Vec<_> = asked.iter().map(|asked| self.line(asked)).collect();
+        let (stamp, at) = self.send(&lines.join("; ")).await?;
+        let stays = if self.rng.once_in(40) {
+            self.rng.below(asked.len() as u64) as usize
+        } else {
+            asked.len()
+        };
+        let mut asked = asked.into_iter();
+        while asked.len() > lines.len() - stays {
+            let one = asked.next().expect("just counted");
+            if self.hear(one, stamp, at).await.is_err() {
+                asked.for_each(|one| self.give_up(one, at));
+                return Err(HungUp);
+            }
+        }
+        if asked.len() > 0 {
+            asked.for_each(|one| self.give_up(one, at));
+            return Err(HungUp);
+        }
+        Ok(())
+    }
+
+    /// Once nothing goes wrong any more, everything is answered, and is what it may be.
+    async fn settle_up(&mut self) -> Heard<()> {
+        for key in self.keys.keys().copied().collect::<Vec<_>>() {
+            let (stamp, _) = self.send(&format!("GET {}:{key}", self.name)).await?;
+            let shown = self.reply().await?;
+            self.check_get(key, shown, stamp);
+        }
+        let id = self.id();
+        let (_, at) = self.send(&format!("RPUSH log {id}")).await?;
+        let shown = self.reply().await?;
+        if !shown.starts_with(':') {
+            blame(Dread::Stall, format!("{} after all faults: {shown}", self.name));
+        }
+        self.note(id, Fate::of(&shown, ":"), at);
+        Ok(())
+    }
+
+    async fn send(&mut self, line: &str) -> Heard<(u64, Instant)> {
+        trace::note(|| format!("{} > {line}", self.name));
+        let stamp = self.world.stamp();
+        if !self.client.try_send(line).await {
+            blame(
+                Dread::Stall,
+                format!("{}: the proxy closed the connection", self.name),
+            );
+            return Err(HungUp);
+        }
+        Ok((stamp, Instant::now()))
+    }
+
+    async fn reply(&mut self) -> Heard<String> {
+        match timeout(PATIENCE, self.client.frame_or_end()).await {
+            Ok(Some(frame)) => {
+                let shown = show(&frame);
+                trace::note(|| format!("{} < {shown}", self.name));
+                Ok(shown)
+            }
+            Ok(None) => {
+                blame(
+                    Dread::Stall,
+                    format!("{}: the proxy closed the connection", self.name),
+                );
+                Err(HungUp)
+            }
+            Err(_) => {
+                blame(
+                    Dread::Stall,
+                    format!("{} got no reply within {PATIENCE:?}", self.name),
+                );
+                Err(HungUp)
+            }
+        }
+    }
+
+    fn id(&mut self) -> String {
+        self.numbers += 1;
+        format!("{}-{}", self.name, self.numbers)
+    }
+
+    fn choose(&mut self) -> Asked {
+        let key = self.rng.below(2);
+        match self.rng.below(16) {
+            0 | 1 => Asked::Set(key, self.id()),
+            2 | 3 => Asked::Get(key),
+            4 | 5 => Asked::Push(self.id()),
+            6 => Asked::Incr,
+            7 => Asked::Echo(self.id()),
+            8 => Asked::Publish,
+            9 | 10 => Asked::Block(key, self.id(), self.id()),
+            11 => Asked::Script(self.id(), self.rng.once_in(2)),
+            12 => Asked::Queue(self.id()),
+            13 => Asked::Pop,
+            14 => Asked::Job(self.id()),
+            _ => Asked::Work,
+        }
+    }
+
+    fn line(&mut self, asked: &Asked) -> String {
+        let name = self.name.clone();
+        match asked {
+            Asked::Set(key, value) => format!("SET {name}:{key} {value}"),
+            Asked::Get(key) => format!("GET {name}:{key}"),
+            Asked::Push(id) => format!("RPUSH log {id}"),
+            Asked::Script(id, false) => format!("EVAL push 1 log {id}"),
+            Asked::Script(id, true) => format!("EVAL push-then-refuse 1 log {id}"),
+            Asked::Incr => format!("INCR {name}:n"),
+            Asked::Echo(id) => format!("ECHO {id}"),
+            Asked::Publish => format!("PUBLISH news {}", self.id()),
+            Asked::Block(key, value, id) => {
+                format!("MULTI; SET {name}:{key} {value}; RPUSH log {id}; EXEC")
+            }
+            Asked::Queue(id) => format!("RPUSH {name}:q {id}"),
+            Asked::Pop => format!("BLPOP {name}:q 0.1"),
+            Asked::Job(id) => format!("RPUSH jobs {id}"),
+            Asked::Work => "BLPOP jobs 0.4".to_owned(),
+        }
+    }
+
+    /// The answer, and what it means.
+    async fn hear(&mut self, asked: Asked, stamp: u64, at: Instant) -> Heard<()> {
+        let shown = match self.answer(&asked).await {
+            Ok(shown) => shown,
+            Err(hung_up) => {
+                self.give_up(asked, at);
+                return Err(hung_up);
+            }
+        };
+        match asked {
+            Asked::Block(key, value, id) => {
+                let fate = self.fate(&shown, "[+OK :");
+                self.note_set(key, value, fate, stamp);
+                self.note(id, fate, at);
+            }
+            Asked::Set(key, value) => {
+                let fate = self.fate(&shown, "+OK");
+                self.note_set(key, value, fate, stamp);
+            }
+            Asked::Get(key) => self.check_get(key, shown, stamp),
+            Asked::Push(id) => {
+                let fate = self.fate(&shown, ":");
+                self.note(id, fate, at);
+            }
+            Asked::Script(id, refuses) => {
+                let fate = if shown.starts_with("-READONLY") {
+                    // It may have written first.
+                    Fate::Unknown
+                } else {
+                    let good = if refuses { "-READONLY" } else { ":" };
+                    self.fate(&shown, good)
+                };
+                self.note(id, fate, at);
+            }
+            Asked::Incr => self.check_counter(&shown, stamp),
+            Asked::Echo(id) => {
+                if shown != id && self.fate(&shown, "-") == Fate::Done {
+                    blame(
+                        Dread::Misdelivered,
+                        format!("{}: {shown} for ECHO {id}", self.name),
+                    );
+                }
+            }
+            Asked::Publish => drop(self.fate(&shown, ":")),
+            Asked::Queue(id) => {
+                if self.fate(&shown, ":") != Fate::Refused {
+                    self.queued.insert(id, None);
+                }
+            }
+            Asked::Pop => self.check_pop(&shown, stamp),
+            Asked::Job(id) => {
+                if self.fate(&shown, ":") != Fate::Refused {
+                    self.ledger.offer(id);
+                }
+            }
+            Asked::Work => match shown
+                .strip_prefix("[jobs ")
+                .map(|rest| rest.trim_end_matches(']'))
+            {
+                Some(id) => self.ledger.take(id, stamp, &self.world),
+                None if shown == "nil" => {}
+                None => drop(self.fate(&shown, "[jobs ")),
+            },
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, asked: &Asked) -> Heard<String> {
+        if !matches!(asked, Asked::Block(..)) {
+            return self.reply().await;
+        }
+        for good in ["+OK", "+QUEUED", "+QUEUED"] {
+            let shown = self.reply().await?;
+            self.fate(&shown, good);
+        }
+        self.reply().await
+    }
+
+    /// A transaction command by command, with time between them.
+    async fn transact(&mut self) -> Heard<()> {
+        let watches = self.rng.once_in(2);
+        if watches && !self.step(&format!("WATCH {}:w", self.name), "+OK").await? {
+            return Ok(());
+        }
+        if !self.step("MULTI", "+OK").await? {
+            return Ok(());
+        }
+        let (key, value, id) = (self.rng.below(2), self.id(), self.id());
+        for line in [
+            format!("SET {}:{key} {value}", self.name),
+            format!("RPUSH log {id}"),
+        ] {
+            let pause = Duration::from_millis(self.rng.below(100));
+            sleep(pause).await;
+            if self.rng.once_in(40) {
+                self.note(id, Fate::Refused, Instant::now());
+                return Err(HungUp);
+            }
+            if !self.step(&line, "+QUEUED").await? {
+                self.send("DISCARD").await?;
+                self.reply().await?;
+                self.note(id, Fate::Refused, Instant::now());
+                return Ok(());
+            }
+        }
+        let (stamp, at) = self.send("EXEC").await?;
+        let Ok(shown) = self.reply().await else {
+            self.note(id, Fate::Unknown, at);
+            return Err(HungUp);
+        };
+        let fate = if shown == "nil" && watches {
+            Fate::Refused
+        } else {
+            self.fate(&shown, "[+OK :")
+        };
+        self.note_set(key, value, fate, stamp);
+        self.note(id, fate, at);
+        Ok(())
+    }
+
+    /// A key that many write, each only upon what it has seen.
+    async fn compare_and_set(&mut self) -> Heard<()> {
+        let key = format!("cas:{}", self.rng.below(2));
+        if !self.step(&format!("WATCH {}:w {key}", self.name), "+OK").await? {
+            return Ok(());
+        }
+        self.send(&format!("GET {key}")).await?;
+        let seen = self.reply().await?;
+        if seen.starts_with('-') {
+            self.fate(&seen, "-");
+            self.step("UNWATCH", "+OK").await?;
+            return Ok(());
+        }
+        let seen = seen.split('|').next().unwrap_or_default().to_owned();
+        let pause = Duration::from_millis(self.rng.below(40));
+        sleep(pause).await;
+        if self.rng.once_in(20) {
+            return Err(HungUp);
+        }
+        let (value, id) = (self.id(), self.id());
+        let line = format!("MULTI; SET {key} {value}|{seen}; RPUSH log {id}; EXEC");
+        let (_, at) = self.send(&line).await?;
+        let asked = Asked::Block(0, value, id.clone());
+        let Ok(shown) = self.answer(&asked).await else {
+            self.note(id, Fate::Unknown, at);
+            return Err(HungUp);
+        };
+        let fate = if shown == "nil" {
+            Fate::Refused
+        } else {
+            self.fate(&shown, "[+OK :")
+        };
+        self.note(id, fate, at);
+        Ok(())
+    }
+
+    /// One command that must be done for the next to make sense.
+    async fn step(&mut self, line: &str, good: &str) -> Heard<bool> {
+        self.send(line).await?;
+        let shown = self.reply().await?;
+        Ok(self.fate(&shown, good) == Fate::Done)
+    }
+
+    /// Nobody will hear the answer.
+    fn give_up(&mut self, asked: Asked, at: Instant) {
+        match asked {
+            Asked::Push(id) | Asked::Block(_, _, id) | Asked::Script(id, _) => {
+                self.note(id, Fate::Unknown, at);
+            }
+            Asked::Job(id) => self.ledger.offer(id),
+            _ => {}
+        }
+    }
+
+    /// What a reply says of a command whose good reply starts with `good`.
+    fn fate(&self, shown: &str, good: &str) -> Fate {
+        let fate = Fate::of(shown, good);
+        if fate == Fate::Done && !shown.starts_with(good) {
+            blame(
+                Dread::Misdelivered,
+                format!("{}: {shown} is no answer like {good}", self.name),
+            );
+        }
+        fate
+    }
+
+    fn note(&mut self, id: String, fate: Fate, asked: Instant) {
+        self.ledger.note(id, fate, asked);
+    }
+
+    fn note_set(&mut self, key: u64, value: String, fate: Fate, stamp: u64) {
+        let known = self.known(key);
+        if fate != Fate::Refused {
+            known.ever.insert(value.clone());
+        }
+        match fate {
+            Fate::Done => {
+                known.values = BTreeSet::from([value]);
+                known.stamp = stamp;
+            }
+            Fate::Unknown => {
+                known.late.insert(value);
+            }
+            Fate::Refused => {}
+        }
+    }
+
+    fn known(&mut self, key: u64) -> &mut Known {
+        self.keys.entry(key).or_insert_with(|| Known {
+            values: BTreeSet::from(["nil".to_owned()]),
+            ever: BTreeSet::from(["nil".to_owned()]),
+            ..Known::default()
+        })
+    }
+
+    fn check_get(&mut self, key: u64, shown: String, stamp: u64) {
+        if shown.starts_with('-') {
+            self.fate(&shown, "-");
+            return;
+        }
+        let (name, elsewhere, now) = (self.name.clone(), self.elsewhere, self.world.stamp());
+        let known = self.known(key);
+        if !known.ever.contains(&shown) {
+            return blame(
+                Dread::Misdelivered,
+                format!("{name}:{key}: {shown} was never set"),
+            );
+        }
+        if elsewhere {
+            return;
+        }
+        let possible = known.values.contains(&shown) || known.late.contains(&shown);
+        if known.stamp == now && !possible {
+            let values = known.values.clone();
+            blame(Dread::Disorder, format!("{name}:{key}: {shown} of {values:?}"));
+        }
+        known.values = BTreeSet::from([shown]);
+        known.stamp = stamp;
+    }
+
+    fn check_counter(&mut self, shown: &str, stamp: u64) {
+        let fate = self.fate(shown, ":");
+        let (name, now) = (&self.name, self.world.stamp());
+        let counter = &mut self.counter;
+        match fate {
+            Fate::Done => {
+                let Ok(count) = shown[1..].parse::<u64>() else {
+                    return;
+                };
+                counter.ever += 1;
+                let strict = counter.stamp == now;
+                let (least, most) = if strict {
+                    (counter.least, counter.most)
+                } else {
+                    (0, counter.ever - 1)
+                };
+                if count > most + 1 || count < least + 1 {
+                    blame(Dread::Repeated, format!("{name}:n: {count} of {least} to {most}"));
+                }
+                (counter.least, counter.most, counter.stamp) = (count, count, stamp);
+            }
+            Fate::Unknown => {
+                counter.most += 1;
+                counter.ever += 1;
+            }
+            Fate::Refused => {}
+        }
+    }
+
+    fn check_pop(&mut self, shown: &str, stamp: u64) {
+        let prefix = format!("[{}:q ", self.name);
+        let Some(id) = shown
+            .strip_prefix(&prefix)
+            .map(|rest| rest.trim_end_matches(']').to_owned())
+        else {
+            if shown != "nil" {
+                self.fate(shown, &prefix);
+            }
+            return;
+        };
+        let now = self.world.stamp();
+        match self.queued.get_mut(&id) {
+            None => blame(
+                Dread::Misdelivered,
+                format!("{}: {id} was never queued", self.name),
+            ),
+            Some(Some(popped)) if *popped == now => {
+                blame(Dread::Repeated, format!("{}: {id} was popped twice", self.name));
+            }
+            Some(popped) => *popped = Some(stamp),
+        }
+    }
+}
