@@ -221,10 +221,11 @@ fn guilt_of_loss(
     }
     let next = history[ends].shard.primary.as_ref()?;
     let next = world.nodes.iter().find(|node| *node.address() == next.address)?;
+    let reigned = history[sent_under].at..=history[ends].at;
     let promoted = next
         .upheavals()
         .into_iter()
-        .rfind(|(at, upheaval)| *upheaval == Upheaval::Promoted && *at <= history[ends].at);
+        .rfind(|(at, upheaval)| *upheaval == Upheaval::Promoted && reigned.contains(at));
     let (promoted, _) = promoted?;
     let well = world
         .well_since()

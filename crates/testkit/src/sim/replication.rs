@@ -278,6 +278,12 @@ impl Node {
         self.state().replication.upheavals.clone()
     }
 
+    /// How much has happened to it.
+    #[must_use]
+    pub fn upheaval_count(&self) -> usize {
+        self.state().replication.upheavals.len()
+    }
+
     fn note(&self, upheaval: Upheaval) {
         trace::note(|| format!("{} {upheaval:?} at {}", self.address(), self.offset()));
         let upheavals = &mut self.state().replication.upheavals;

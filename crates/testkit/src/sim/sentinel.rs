@@ -41,6 +41,8 @@ const ASK: Duration = Duration::from_secs(1);
 const OPINION: Duration = Duration::from_secs(5);
 /// How long a node may be what it should not be.
 const ODD: Duration = Duration::from_secs(8);
+/// How long a primary may call itself a replica before it counts as down.
+const ABDICATED: Duration = Duration::from_secs(21);
 /// Votes that are needed, for `o_down` and for a leader.
 const QUORUM: usize = 2;
 
@@ -181,6 +183,11 @@ impl Sentinel {
         }
     }
 
+    /// Lets go of the others, so that all of them can end.
+    pub fn part(&self) {
+        self.0.peers.take();
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> &HostPort {
@@ -283,7 +290,14 @@ impl Sentinel {
             if reached {
                 seen.heard = now;
             }
-            let was = std::mem::replace(&mut seen.down, now - seen.heard > DOWN_AFTER);
+            if is_master && (!reached || node.following().is_none()) {
+                seen.odd = None;
+            } else if is_master {
+                seen.odd.get_or_insert(now);
+            }
+            let abdicated = is_master && seen.odd.is_some_and(|since| now - since > ABDICATED);
+            let down = now - seen.heard > DOWN_AFTER || abdicated;
+            let was = std::mem::replace(&mut seen.down, down);
             let word = match (was, seen.down) {
                 (false, true) => "+sdown",
                 (true, false) => "-sdown",

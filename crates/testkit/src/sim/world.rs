@@ -182,7 +182,7 @@ impl World {
     /// Changes with everything that may take an older state of the keys before a client's eyes.
     #[must_use]
     pub fn stamp(&self) -> u64 {
-        let upheavals: usize = self.nodes.iter().map(|node| node.upheavals().len()).sum();
+        let upheavals: usize = self.nodes.iter().map(Node::upheaval_count).sum();
         upheavals as u64 + self.feed.load().epoch.0
     }
 
@@ -209,6 +209,12 @@ impl World {
     pub fn calm_down(&self) {
         trace::note(|| "calm".to_owned());
         self.calm.set(true);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.sentinels.iter().for_each(Sentinel::part);
     }
 }
 
