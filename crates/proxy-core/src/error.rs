@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::write;
-use sentinel_watcher::HostPort;
+use sentinel_watcher::{HostPort, Sabotage, is_sabotaged};
 
 /// How far a command got before something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub(crate) enum Sent {
 pub(crate) fn may_resend(sent: Sent, read: bool, resends: u8) -> bool {
     match sent {
         Sent::Never | Sent::Refused => true,
+        Sent::Maybe if is_sabotaged(Sabotage::ResendSent) => true,
         Sent::Maybe => read && resends < crate::limits::READ_RESENDS,
     }
 }

@@ -28,7 +28,7 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{
     Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape, write,
 };
-use sentinel_watcher::Epoch;
+use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 use tokio::time::Instant;
 
 use crate::backend::lease::Budget;
@@ -475,7 +475,7 @@ fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
         replies: 1,
         read: route::is_read(spec),
         writes: !route::is_read(spec) && !route::is_inert(spec),
-        refusable: !spec.flags.contains(CommandFlags::SCRIPT),
+        refusable: !spec.flags.contains(CommandFlags::SCRIPT) || is_sabotaged(Sabotage::RetryScripts),
         resends: 0,
     }
 }

@@ -13,6 +13,7 @@ mod hint;
 mod limits;
 mod link;
 mod machine;
+mod sabotage;
 mod signal;
 mod steering;
 mod task;
@@ -29,6 +30,9 @@ pub use health::{
     SentinelHealth, SentinelState,
 };
 pub use hint::{Hint, HintReceiver, HintSender, Suspicion, hints};
+#[cfg(feature = "sabotage")]
+pub use sabotage::sabotage;
+pub use sabotage::{Sabotage, is_sabotaged};
 pub use signal::{Signal, SignalFeed};
 pub use steering::{HandedOver, Handover, QuietPlace, Steering, SteeringReceiver, steering};
 pub use topology::{

@@ -38,6 +38,7 @@ use crate::config::Lag;
 use crate::health::{Failover, FailoverCounts, Health, ReplicaHealth, SentinelHealth};
 use crate::hint::{Hint, Suspicion};
 use crate::limits;
+use crate::sabotage::{Sabotage, is_sabotaged};
 use crate::topology::{Epoch, HostPort, Shard};
 use crate::verify::Verdict;
 
@@ -335,6 +336,9 @@ impl Machine {
 
     /// Changes what is known of a sentinel, and logs where it fares differently for it.
     fn change_sentinel(&mut self, address: &HostPort, change: impl FnOnce(&mut Sentinel)) {
+        if is_sabotaged(Sabotage::FirstSentinelOnly) && self.sentinels.keys().next() != Some(address) {
+            return;
+        }
         let Some(sentinel) = self.sentinels.get_mut(address) else {
             return;
         };

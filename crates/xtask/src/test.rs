@@ -65,6 +65,18 @@ pub(crate) fn run() -> Result<bool> {
         )
     });
     steps.push(cargo(
+        "defects that tests must find",
+        &[
+            "test",
+            "--package",
+            "testkit",
+            "--features",
+            "sabotage",
+            "--test",
+            "bite",
+        ],
+    ));
+    steps.push(cargo(
         "tests in documentation",
         &["test", "--workspace", "--doc", "--quiet"],
     ));

@@ -160,6 +160,25 @@ fn crates_name_only_what_is_below_them() {
     );
 }
 
+/// Deliberate defects are for the simulator alone: who wants them says so on the command line.
+#[test]
+fn nobody_builds_on_sabotage() {
+    for package in metadata().packages {
+        let asks = package.dependencies.iter().flat_map(|dependency| {
+            let asked = dependency.features.iter();
+            asked
+                .filter(|feature| *feature == "sabotage")
+                .map(|_| dependency.name.clone())
+        });
+        assert_none(&format!("{} asks for sabotage", package.name), asks.collect());
+        let carried = package.features.iter().filter(|(feature, carries)| {
+            *feature != "sabotage" && carries.iter().any(|carried| carried.contains("sabotage"))
+        });
+        let carried = carried.map(|(feature, _)| feature.clone()).collect();
+        assert_none(&format!("{} carries sabotage", package.name), carried);
+    }
+}
+
 #[test]
 fn libraries_stay_in_their_rooms() {
     let all = dependencies();

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use resp_codec::write;
 use sentinel_watcher::{
-    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, QuietPlace, Shard, Signal, SignalFeed, Suspicion,
-    Topology, TopologyFeed,
+    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, QuietPlace, Sabotage, Shard, Signal, SignalFeed,
+    Suspicion, Topology, TopologyFeed, is_sabotaged,
 };
 use tokio::time::Instant;
 
@@ -327,7 +327,8 @@ impl Fleet {
                 .extract_if(.., |key, _| !stays(key))
                 .collect::<Vec<_>>()
         };
-        for (_, node) in gone {
+        let fenced = gone.into_iter().filter(|_| !is_sabotaged(Sabotage::NoFence));
+        for (_, node) in fenced {
             for backend in node.backends.values().chain([&node.prover]) {
                 backend.fence();
             }

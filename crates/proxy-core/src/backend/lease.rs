@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
-use sentinel_watcher::{Dial, HostPort};
+use sentinel_watcher::{Dial, HostPort, Sabotage, is_sabotaged};
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
 use crate::backend::profile::Profile;
@@ -163,7 +163,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(object) = self.0.take() {
+        if let Some(object) = self.0.take()
+            && !is_sabotaged(Sabotage::DirtyLeases)
+        {
             drop(Object::take(object));
         }
     }

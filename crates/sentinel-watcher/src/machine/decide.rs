@@ -16,6 +16,7 @@ use crate::machine::belief::{self, Claim};
 use crate::machine::episode::{Episode, Progress, Sign};
 use crate::machine::sentinel::{Answer, Attempt, Stage};
 use crate::machine::{Action, Machine, Note};
+use crate::sabotage::{Sabotage, is_sabotaged};
 use crate::topology::{Epoch, HostPort, Phase, Primary, Shard};
 use crate::verify::Verdict;
 
@@ -236,6 +237,14 @@ impl Machine {
         });
         self.reign += 1;
         self.shard.provisional = true;
+        if is_sabotaged(Sabotage::ProvisionalIsFinal) {
+            let epoch = self.shard.config_epoch + 1;
+            let address = next.clone();
+            self.adopt(Some(&Belief {
+                claim: Claim { epoch, address },
+                outranks: true,
+            }));
+        }
         self.log(Note::Promoted { primary: next, held });
     }
 

@@ -276,7 +276,7 @@ impl Chaos {
     fn block(&self, from: &str, to: &str) {
         self.say(|| format!("{from} is not heard by {to}"));
         if from == "proxy" || to == "proxy" {
-            self.world.is_well(false);
+            self.world.trouble();
         }
         self.world.network.block(from, to, true);
     }
@@ -290,7 +290,7 @@ impl Chaos {
 
     fn trouble_a_sentinel(&mut self) {
         let sentinel = self.sentinel();
-        self.world.is_well(false);
+        self.world.trouble();
         if self.rng.once_in(2) {
             self.say(|| format!("kill -9 {}", sentinel.address()));
             sentinel.crash();
@@ -305,7 +305,7 @@ impl Chaos {
         let gossip = [Gossip::Careless, Gossip::Silent][self.rng.below(2) as usize];
         let sentinel = self.sentinel();
         self.say(|| format!("the events of {} are {gossip:?}", sentinel.address()));
-        self.world.is_well(false);
+        self.world.trouble();
         sentinel.gossip(gossip);
         self.later(10_000, move |_| sentinel.gossip(Gossip::Faithful));
     }
@@ -349,7 +349,7 @@ impl Chaos {
     fn slow_down(&mut self) {
         let latency = self.millis(60);
         self.say(|| format!("bytes take {latency:?}"));
-        self.world.is_well(false);
+        self.world.trouble();
         self.world.network.slow(latency);
         self.later(3000, |world| world.network.slow(Duration::from_millis(1)));
     }

@@ -227,8 +227,6 @@ fn guilt_of_loss(
         .into_iter()
         .rfind(|(at, upheaval)| *upheaval == Upheaval::Promoted && reigned.contains(at));
     let (promoted, _) = promoted?;
-    let well = world
-        .well_since()
-        .is_some_and(|since| since + PROMPT * 4 < promoted);
+    let well = world.was_well(promoted + PROMPT);
     (well && done.at > promoted + PROMPT).then_some("the promotion was known, and it went to the old primary")
 }

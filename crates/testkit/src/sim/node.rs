@@ -190,6 +190,12 @@ impl Node {
         self.0.network.is_open(&self.0.address)
     }
 
+    /// It reads its data set.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        self.state().temper == Temper::Loading
+    }
+
     /// It is there, and not stopped.
     #[must_use]
     pub fn is_running(&self) -> bool {

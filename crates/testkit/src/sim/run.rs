@@ -15,7 +15,7 @@ use super::ledger::Ledger;
 use super::reply::show;
 use super::rng::Rng;
 use super::session::Session;
-use super::task::panics;
+use super::task::{panics, spawn};
 use super::trace;
 use super::world::World;
 
@@ -31,6 +31,10 @@ pub struct Verdict {
     /// How long it took, in the world's time.
     pub lasted: Duration,
 }
+
+/// How long the proxy may need to find a primary on which everybody agrees: no longer than a dialled sentinel is let
+/// rest, and then some.
+const SOON: Duration = Duration::from_secs(4);
 
 /// How long the world has to recover, once nothing goes wrong any more.
 const RECOVERY: Duration = Duration::from_secs(90);
@@ -52,7 +56,7 @@ pub fn run(seed: u64, shown: bool) -> Verdict {
     });
     drop(local);
     if panics() > 0 {
-        blame(Dread::Stall, "a task of the world panicked".to_owned());
+        blame(Dread::Stall, "a task panicked".to_owned());
     }
     let (fingerprint, events) = trace::fingerprint();
     Verdict {
@@ -65,6 +69,8 @@ pub fn run(seed: u64, shown: bool) -> Verdict {
 
 async fn story(mut rng: Rng) {
     let world = Rc::new(World::start(&mut rng));
+    let watched = Rc::clone(&world);
+    spawn(async move { watch_service(&watched).await });
     let ledger = Rc::new(Ledger::default());
     let mut chaos = Chaos::new(&world, rng.fork());
     let sessions: Vec<_> = (0..3 + rng.below(4)).map(|_| rng.fork()).collect();
@@ -85,6 +91,24 @@ async fn story(mut rng: Rng) {
     }
     ledger.audit(&world);
     check_handle(&world);
+}
+
+/// Whenever everybody agrees on a primary and everybody is heard, clients are soon served by a primary.
+async fn watch_service(world: &World) {
+    let (mut servable, mut since) = (None, Instant::now());
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        let now = world.servable();
+        if world.serves() || now.is_none() || now != servable {
+            (servable, since) = (now, Instant::now());
+        } else if since.elapsed() > SOON {
+            blame(
+                Dread::Stall,
+                format!("{servable:?} could have been served for {SOON:?}"),
+            );
+            return;
+        }
+    }
 }
 
 /// One client after the other, until the faults are over and the last has been served.

@@ -32,8 +32,8 @@ pub struct World {
     handle: Handle,
     feed: TopologyFeed,
     published: Rc<RefCell<Vec<Published>>>,
-    /// Since when whatever a prompt release depends on has been well.
-    well_since: Cell<Option<Instant>>,
+    /// When something first went wrong that a prompt release depends on.
+    troubled: Cell<Option<Instant>>,
     /// The faults are over.
     calm: Cell<bool>,
     names: Cell<u64>,
@@ -122,7 +122,7 @@ impl World {
             handle,
             feed,
             published,
-            well_since: Cell::new(Some(Instant::now())),
+            troubled: Cell::new(None),
             calm: Cell::new(false),
             names: Cell::new(0),
         }
@@ -179,6 +179,32 @@ impl World {
                 .is_some_and(|node| node.is_running() && node.following().is_none())
     }
 
+    /// Commands flow to a node that is primary.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let phase = self.feed.load().shard(0).phase;
+        let primary = self.primary();
+        phase == Phase::Serving && primary.is_some_and(|node| node.is_running() && node.following().is_none())
+    }
+
+    /// The one node that the proxy could serve now: all sentinels agree on it, it is primary, and the proxy hears
+    /// all of them.
+    #[must_use]
+    pub fn servable(&self) -> Option<HostPort> {
+        let heard = |host: &str| self.network.hears("proxy", host) && self.network.hears(host, "proxy");
+        let master = self.sentinels[0].master();
+        let agrees = |sentinel: &Sentinel| {
+            sentinel.is_running()
+                && !sentinel.is_attempting()
+                && sentinel.master() == master
+                && heard(&sentinel.address().host)
+        };
+        let node = self.nodes.iter().find(|node| *node.address() == master)?;
+        let is_primary = node.is_running() && !node.is_loading() && node.following().is_none();
+        let whole = is_primary && heard(&master.host) && self.sentinels.iter().all(agrees);
+        whole.then_some(master)
+    }
+
     /// Changes with everything that may take an older state of the keys before a client's eyes.
     #[must_use]
     pub fn stamp(&self) -> u64 {
@@ -186,17 +212,16 @@ impl World {
         upheavals as u64 + self.feed.load().epoch.0
     }
 
-    /// Whatever a prompt release depends on is well, or is not: the proxy hears all sentinels and all nodes.
-    pub fn is_well(&self, well: bool) {
-        let since = self.well_since.get().filter(|_| well);
-        self.well_since
-            .set(well.then(|| since.unwrap_or_else(Instant::now)));
+    /// From here on nobody may expect a prompt release: the proxy does not hear all sentinels and all nodes.
+    pub fn trouble(&self) {
+        self.troubled
+            .set(self.troubled.get().or_else(|| Some(Instant::now())));
     }
 
-    /// Since when it has been well.
+    /// Whether the proxy heard everybody until then.
     #[must_use]
-    pub fn well_since(&self) -> Option<Instant> {
-        self.well_since.get()
+    pub fn was_well(&self, until: Instant) -> bool {
+        self.troubled.get().is_none_or(|troubled| until < troubled)
     }
 
     /// The faults are over.
