@@ -89,12 +89,14 @@ impl World {
             node_timeout: Duration::from_secs(1),
         };
         let (watching, feed, hints, health) = watcher(config, dial.clone(), dial.clone());
+        let steering = watching.steering();
         spawn(watching.run(CancellationToken::new()));
         let upstream = Upstream {
             master: Arc::from(MASTER),
             feed: feed.clone(),
             hints,
             health,
+            steering,
         };
         let doors = [Door::new(&network), Door::new(&network)];
         let policies = [ReadPolicy::Primary, ReadPolicy::PreferReplica];
