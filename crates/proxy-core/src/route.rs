@@ -35,6 +35,12 @@ pub(crate) fn is_inert(spec: &CommandSpec) -> bool {
     )
 }
 
+/// Whether the command tells a node what to be: it goes to the primary that is known, though it be none at present.
+#[must_use]
+pub(crate) fn is_for_the_node(spec: &CommandSpec) -> bool {
+    matches!(spec.name, "replicaof" | "slaveof" | "failover")
+}
+
 /// Where a command goes. `turn` spreads sessions over replicas; a session keeps its own, so that it sees no older
 /// data than before while the topology stays.
 #[must_use]

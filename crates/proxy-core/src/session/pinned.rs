@@ -29,6 +29,7 @@ use crate::error::{Error, Sent, may_resend};
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use crate::roster::Way;
+use crate::route;
 use stay::{Abort, Call, HeldLease, Stay};
 
 /// PUBLISH reaches the replicas and changes nothing.
@@ -196,7 +197,8 @@ impl Session {
     ) -> Result<Attempt, Close> {
         self.leave_former(stay);
         // What only queues in an open MULTI needs no serving primary; what is broken needs none either.
-        let waits = !(stay.state.in_multi && call.queues);
+        let queues = stay.state.in_multi && call.queues;
+        let waits = !queues && !route::is_for_the_node(command.spec());
         if waits && stay.instead_of(command, self.profile.resp).is_none() {
             let shape = Shape {
                 read: false,
@@ -210,7 +212,7 @@ impl Session {
             };
             if let Err(refusal) = waited {
                 stay.give_up();
-                self.answer(command, &refusal);
+                self.answer(command, &call.refused.take().unwrap_or(refusal));
                 return Ok(Attempt::Answered);
             }
             // It may have changed while the command waited.

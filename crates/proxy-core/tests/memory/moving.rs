@@ -6,6 +6,7 @@ use proxy_core::ReadPolicy;
 use sentinel_watcher::Phase;
 use tokio::time::{Instant, sleep};
 
+use crate::common::node::{Fault, Temper};
 use crate::common::world::{HOLD, run, run_with, settle};
 
 const NO_PRIMARY: &str = "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
@@ -28,6 +29,44 @@ fn writes_are_held_and_reads_flow() {
         assert_eq!(world.a.received("INCR n").len(), 0);
         assert_eq!(world.b.executed("INCR n").len(), 1);
         assert_eq!(reader.ask("GET n").await, "1");
+    });
+}
+
+#[test]
+fn what_tells_the_node_what_to_be_is_not_held() {
+    for line in ["REPLICAOF NO ONE", "SLAVEOF NO ONE", "FAILOVER ABORT"] {
+        run(async |world| {
+            let mut held = world.client();
+            world.a.always(line, Fault::Answer("+OK\r\n"));
+            world.a.become_a(Temper::Replica);
+            world.moving();
+            held.send("INCR n").await;
+            assert_eq!(world.client().ask(line).await, "+OK");
+            assert_eq!(world.a.received(line).len(), 1);
+            held.hears_nothing_for(HOLD / 2).await;
+            world.a.become_a(Temper::Primary);
+            world.phase(Phase::Serving);
+            assert_eq!(held.reply().await, ":1");
+        });
+    }
+}
+
+#[test]
+fn a_transaction_that_the_node_refused_gets_the_nodes_words_when_the_hold_time_is_over() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI; INCR n").await, "+OK +QUEUED");
+        world.a.once(
+            "EXEC",
+            Fault::Answer("-EXECABORT Transaction discarded because of: MASTERDOWN\r\n"),
+        );
+        client.send("EXEC").await;
+        settle().await;
+        world.moving();
+        assert_eq!(
+            client.reply().await,
+            "-EXECABORT Transaction discarded because of: MASTERDOWN"
+        );
     });
 }
 

@@ -31,7 +31,7 @@ pub enum Class {
     Subscription,
     /// Turns the connection into a stream: MONITOR, SYNC, PSYNC.
     Stream,
-    /// Stops scripts or servers or asks after them, and must not queue behind them.
+    /// Stops scripts or servers or asks after them, and must not queue behind them; or tells a node what to be.
     Control,
     /// State of the node's connection that cannot be shared or moved; pins the session for its life.
     Tracking,
@@ -132,7 +132,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 46] = [
+const CLASSES: [(&str, Class); 49] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -169,6 +169,9 @@ const CLASSES: [(&str, Class); 46] = [
     ("function|stats", Class::Control),
     ("shutdown", Class::Control),
     ("debug", Class::Control),
+    ("replicaof", Class::Control),
+    ("slaveof", Class::Control),
+    ("failover", Class::Control),
     ("eval", Class::Script),
     ("eval_ro", Class::Script),
     ("evalsha", Class::Script),
