@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use resp_codec::{Progress, ReplyKind, ReplyScan};
+use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -32,6 +32,10 @@ pub(crate) struct Conn {
     scanned: usize,
     /// Its CLIENT ID on the node, where that was asked and the user may know it.
     id: Option<i64>,
+    /// What the node has been told to call it.
+    name: Bytes,
+    /// Replies still to come that nobody waits for.
+    unheeded: usize,
     counted: Counted,
 }
 
@@ -73,6 +77,8 @@ impl Conn {
                 input: BytesMut::new(),
                 scanned: 0,
                 id: None,
+                name: Bytes::new(),
+                unheeded: 0,
                 counted,
             };
             let (handshake, replies) = profile.handshake();
@@ -127,7 +133,12 @@ impl Conn {
                 match self.scan.feed(fresh) {
                     Ok(Progress::Complete { used, kind }) => {
                         let end = std::mem::take(&mut self.scanned) + used;
-                        return Ok(Arrival::Frame(kind, self.input.split_to(end).freeze()));
+                        let frame = self.input.split_to(end).freeze();
+                        if self.unheeded == 0 {
+                            return Ok(Arrival::Frame(kind, frame));
+                        }
+                        self.unheeded -= 1;
+                        continue;
                     }
                     Ok(Progress::Partial) => self.scanned = self.input.len(),
                     Err(_) => return Err(io::ErrorKind::InvalidData.into()),
@@ -193,6 +204,18 @@ impl Conn {
         Ok(())
     }
 
+    /// Has the node call it `name`, for its SLOWLOG and its CLIENT LIST. Whether it does is of no consequence.
+    pub(crate) async fn introduce(&mut self, name: Bytes) -> io::Result<()> {
+        if self.name == name {
+            return Ok(());
+        }
+        let mut order = BytesMut::new();
+        write::command(&mut order, &[b"CLIENT", b"SETNAME", &name]);
+        self.name = name;
+        self.unheeded += 1;
+        self.send(&order).await
+    }
+
     /// Its CLIENT ID on the node, as far as that is known.
     pub(crate) fn id(&self) -> Option<i64> {
         self.id
@@ -205,7 +228,7 @@ impl Conn {
 
     /// No reply is half read, none waits.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.input.is_empty() && self.scan.is_idle()
+        self.input.is_empty() && self.scan.is_idle() && self.unheeded == 0
     }
 
     /// Gives the read buffer back: a connection at rest owns none.

@@ -35,8 +35,9 @@ use stay::{Abort, Call, HeldLease, Stay};
 /// PUBLISH reaches the replicas and changes nothing.
 const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
 
-/// What CLIENT UNBLOCK … ERROR makes of a blocked command; a node that is demoted has other words.
-const UNBLOCKED_ON_REQUEST: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK";
+/// How a node that is demoted lets its blocked clients go. CLIENT UNBLOCK … ERROR has other words, and so has a stream
+/// that is deleted.
+const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
 
 /// How one attempt ended.
 enum Attempt {
@@ -325,6 +326,11 @@ impl Session {
             Err(LeaseError::Lost) => return Ok(Ok(false)),
             Err(LeaseError::Refused(reply)) => return Ok(Err(reply)),
         };
+        let name = Bytes::copy_from_slice(&self.client.face().name);
+        let introduced = self.while_primary(&backend.link().node, lease.conn().introduce(name));
+        if !matches!(introduced.await?, Some(Ok(()))) {
+            return Ok(Ok(false));
+        }
         if stay.state.in_multi && !stay.journal.over {
             let replayed = async {
                 let mut taken = true;
@@ -443,9 +449,9 @@ impl Session {
             None
         };
         let link = call.node.clone().expect("the command was sent to it");
-        // What another client's CLIENT UNBLOCK does is an answer like others.
-        let asked_for = reply.starts_with(UNBLOCKED_ON_REQUEST) && !call.disarmed;
-        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks && !asked_for;
+        // What another client's CLIENT UNBLOCK does, or a key that goes, is an answer like others.
+        let ours = call.disarmed || reply.starts_with(UNBLOCKED_BY_DEMOTION);
+        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks && ours;
         if !unblocked && !self.door.fleet.is_primary(&link.node) {
             // A former primary may have acted after the switch, on data that nobody keeps: only that it did nothing
             // is believed of it.

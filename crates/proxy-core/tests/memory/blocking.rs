@@ -239,6 +239,37 @@ fn blocked_consumers_do_not_starve_their_producer() {
 }
 
 #[test]
+fn a_reader_whose_stream_goes_is_told_so() {
+    run(async |world| {
+        let gone = "-UNBLOCKED the stream key no longer exists";
+        world.a.once(
+            "XREADGROUP",
+            Fault::Answer("-UNBLOCKED the stream key no longer exists\r\n"),
+        );
+        let line = "XREADGROUP GROUP g c BLOCK 0 STREAMS s >";
+        assert_eq!(world.client().ask(line).await, gone);
+        assert_eq!(world.a.received("XREADGROUP").len(), 1);
+    });
+}
+
+#[test]
+fn a_lease_carries_the_name_of_its_session() {
+    run(async |world| {
+        let (mut app, mut other) = (world.client(), world.client());
+        assert_eq!(
+            app.ask("CLIENT SETNAME app; BLPOP q 0.1; BLPOP q 0.1").await,
+            "+OK nil nil"
+        );
+        assert_eq!(other.ask("BLPOP q 0.1").await, "nil");
+        let lease = world.a.received("BLPOP")[0].connection;
+        let mut names = world.a.received("CLIENT SETNAME");
+        names.retain(|line| line.connection == lease);
+        let names: Vec<_> = names.iter().map(|line| &line.text[..]).collect();
+        assert_eq!(names, ["CLIENT SETNAME app", "CLIENT SETNAME "]);
+    });
+}
+
+#[test]
 fn a_clean_lease_serves_the_next_blocked_client() {
     run(async |world| {
         let (mut one, mut two) = (world.client(), world.client());
