@@ -11,6 +11,7 @@
 //! A reply is written by the task that read it, so a request costs the session one wake-up, not two.
 
 pub(crate) mod face;
+mod hush;
 mod ticket;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use crate::limits;
 use crate::metrics::{Cells, CloseReason, Counter, Side};
 use face::Face;
+pub(crate) use hush::Hush;
 pub(crate) use ticket::{Before, Returned, Shape, Ticket};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
@@ -73,6 +75,8 @@ struct State {
     received: u64,
     /// When the client last said something; to the resolution of the worker's pulse.
     heard: Instant,
+    /// CLIENT REPLY OFF or SKIP holds.
+    hush: Option<Hush>,
     /// What ended `io`.
     broken_by: CloseReason,
     wants: Wants,
@@ -123,6 +127,7 @@ impl Client {
                 written: 0,
                 received: 0,
                 heard: face.since,
+                hush: None,
                 broken_by: CloseReason::Client,
                 wants: Wants::Nothing,
                 order: None,
@@ -197,6 +202,37 @@ impl Client {
         let state = &mut *self.state.borrow_mut();
         debug_assert_eq!(state.head, state.next, "a push between replies");
         state.put(bytes);
+    }
+
+    /// The same for what the client gets although it has turned replies off: pushes, and what is published.
+    pub(crate) fn push_past_hush(&self, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        let hush = state.hush.take();
+        state.put(bytes);
+        state.hush = hush;
+    }
+
+    /// From here on these replies are kept from the client. Only while nothing is outstanding.
+    pub(crate) fn hush(&self, hush: Option<Hush>) {
+        self.state.borrow_mut().hush = hush;
+    }
+
+    /// What the next reply was to be has been something else.
+    pub(crate) fn end_skip(&self) {
+        let hush = &mut self.state.borrow_mut().hush;
+        hush.take_if(|hush| matches!(hush, Hush::Next(_)));
+    }
+
+    /// All replies are kept from the client.
+    #[must_use]
+    pub(crate) fn is_hushed(&self) -> bool {
+        matches!(self.state.borrow().hush, Some(Hush::All))
+    }
+
+    /// Some reply is kept from the client.
+    #[must_use]
+    pub(crate) fn misses_replies(&self) -> bool {
+        self.state.borrow().hush.is_some()
     }
 
     /// Reads from the socket.
@@ -408,6 +444,11 @@ impl State {
             return;
         }
         let mut rest = bytes;
+        if let Some(hush) = &mut self.hush
+            && hush.keep_from(&mut rest)
+        {
+            self.hush = None;
+        }
         while self.output.is_empty() && !rest.is_empty() {
             match self.write(rest) {
                 Some(n) => rest = rest.get(n..).expect("the socket took no more than it was given"),

@@ -6,10 +6,11 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, Value, value, write};
 use tokio::time::Instant;
 
+use super::pause::pause_of;
 use super::{Close, Session, shape_of};
 use crate::backend::profile::Resp;
-use crate::client::Order;
 use crate::client::face::{Fields, Library};
+use crate::client::{Hush, Order};
 use crate::error::Error;
 use crate::metrics::{CloseReason, LeaseReason};
 use crate::roster::{Filter, Selection, Unblock, Way};
@@ -67,7 +68,11 @@ impl Session {
     }
 
     /// What `command`, which the node allows, is answered; `judged` is the node's own answer to the harmless form.
-    async fn client_reply(&mut self, command: &Command<Bytes>, judged: Bytes) -> Result<Bytes, Close> {
+    pub(super) async fn client_reply(
+        &mut self,
+        command: &Command<Bytes>,
+        judged: Bytes,
+    ) -> Result<Bytes, Close> {
         let mut out = BytesMut::new();
         let argument = command.arg(2).unwrap_or_default();
         match command.spec().name {
@@ -95,8 +100,13 @@ impl Session {
                 }
                 return Ok(judged);
             }
-            "client|reply" if argument.eq_ignore_ascii_case(b"on") => return Ok(judged),
-            "client|reply" => return Ok(Error::Unsupported("CLIENT REPLY OFF and SKIP").reply()),
+            "client|reply" if argument.eq_ignore_ascii_case(b"on") => {
+                self.client.hush(None);
+                return Ok(judged);
+            }
+            "client|reply" if argument.eq_ignore_ascii_case(b"off") => self.client.hush(Some(Hush::All)),
+            "client|reply" if self.client.is_hushed() => {}
+            "client|reply" => self.client.hush(Some(Hush::next())),
             "client|info" => {
                 let line = self.client.line(&fields(&judged), Instant::now());
                 self.text(&mut out, &line);
@@ -130,6 +140,11 @@ impl Session {
                     .gathered(|roster| async move { roster.unblock(unblock).await })
                     .await?;
                 write::integer(&mut out, i64::from(unblocked));
+            }
+            // Only as elements of EXEC's answer.
+            "client|pause" | "client|unpause" => {
+                self.spread_pause(pause_of(command)).await?;
+                return Ok(judged);
             }
             _ => return Ok(judged),
         }
@@ -281,8 +296,13 @@ fn question(command: &Command<Bytes>) -> Option<Bytes> {
     Some(out.freeze())
 }
 
+/// What the node is sent of a command that it queues or refuses, and the session means.
+pub(super) fn for_node(command: &Command<Bytes>) -> Bytes {
+    question(command).unwrap_or_else(|| command.frame().clone())
+}
+
 /// The node does not allow it, or does not know it. That CLIENT KILL found nobody there is no refusal.
-fn is_refusal(reply: &[u8], command: &Command<Bytes>) -> bool {
+pub(super) fn is_refusal(reply: &[u8], command: &Command<Bytes>) -> bool {
     let found_nobody = command.spec().name == "client|kill" && reply.starts_with(b"-ERR No such client");
     reply.starts_with(b"-") && !found_nobody
 }

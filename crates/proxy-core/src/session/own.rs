@@ -67,6 +67,9 @@ impl Session {
 
     /// Back to how the connection started.
     pub(super) fn reset(&mut self) {
+        if self.client.is_hushed() {
+            self.client.hush(None);
+        }
         self.change(self.door.first_profile());
         let mut face = self.client.face_mut();
         face.name = Box::default();

@@ -105,7 +105,8 @@ impl Session {
         let alters = matches!(
             command.spec().class,
             Class::Subscription | Class::Stream | Class::Tracking | Class::Own
-        ) || matches!(name, "auth" | "hello");
+        ) || matches!(name, "auth" | "hello")
+            || (is_own(name) && command.arity_ok());
         match command.spec().class {
             _ if stay.state.in_multi && alters && self.may_queue(stay, &command) => {
                 return Box::pin(self.stream_on_stay(stay, command)).await;

@@ -19,7 +19,7 @@ mod transaction;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use resp_codec::{Class, Command};
+use resp_codec::{Class, Command, ReplyKind};
 use tokio::time::Instant;
 
 use super::hold::Pause;
@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, LeaseReason};
 use crate::settings::ClientAuth;
+use roll::is_published;
 use state::{Fate, Stream};
 use transaction::Transaction;
 
@@ -160,7 +161,7 @@ impl Session {
             let takes_more = held_until.is_none()
                 && stream.deferred.is_none()
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
-            let whole = stream.whole_bytes();
+            let whole = stream.whole_bytes().max(self.whole_bytes());
             tokio::select! {
                 biased;
                 command = self.command_or_gone(takes_more) => {
@@ -169,7 +170,7 @@ impl Session {
                     stream.take(command, self.checks_here());
                 }
                 arrival = lease.conn().arrival(whole) => match arrival {
-                    Ok(arrival) => self.pass_on(stream, arrival)?,
+                    Ok(arrival) => self.pass_on(stream, arrival).await?,
                     Err(_) => return Ok(Flow::Lost),
                 },
                 _ = applied.changed() => {}
@@ -237,7 +238,16 @@ impl Session {
         }
     }
 
-    fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
+    /// Up to which size replies come whole. Whether the client is to have it, only the whole tells.
+    fn whole_bytes(&self) -> usize {
+        if self.client.misses_replies() {
+            limits::OUTPUT_PUSH_BYTES
+        } else {
+            limits::REPLY_WHOLE_BYTES
+        }
+    }
+
+    async fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
         let catching_up = stream.is_catching_up();
         match arrival {
             Arrival::Part(part) => {
@@ -246,11 +256,17 @@ impl Session {
             }
             Arrival::Frame(kind, frame) if std::mem::take(&mut stream.passing) => {
                 self.client.push(&frame);
-                self.note(stream, kind, Bytes::new());
+                self.note(stream, kind, Bytes::new()).await?;
             }
             Arrival::Frame(kind, frame) => {
-                let frame = self.note(stream, kind, frame);
-                self.client.push(&frame);
+                let hushed = self.client.misses_replies();
+                let frame = self.note(stream, kind, frame).await?;
+                // What EXEC has just turned off is turned off behind it.
+                if !hushed || kind == ReplyKind::Push || is_published(&frame) {
+                    self.client.push_past_hush(&frame);
+                } else {
+                    self.client.push(&frame);
+                }
             }
         }
         self.tell_unknown(stream);

@@ -189,3 +189,115 @@ fn what_the_node_does_not_allow_is_not_done() {
         },
     );
 }
+
+#[test]
+fn replies_are_kept_back_for_as_long_as_the_client_wants() {
+    run_with(
+        |settings| settings.workers = WORKERS,
+        async |world| {
+            let mut client = world.client();
+            client
+                .send_bytes(
+                    b"CLIENT REPLY OFF\r\nSET a 1\r\nGET a\r\nNONSENSE\r\nCLIENT REPLY ON\r\nGET a\r\n",
+                )
+                .await;
+            assert_eq!(client.replies(2).await, "+OK 1");
+            client
+                .send_bytes(b"CLIENT REPLY SKIP\r\nGET a\r\nGET b\r\n")
+                .await;
+            assert_eq!(client.reply().await, "nil");
+            client
+                .send_bytes(b"CLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nGET b\r\nGET a\r\n")
+                .await;
+            assert_eq!(client.reply().await, "1");
+            client
+                .send_bytes(b"CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\n")
+                .await;
+            assert_eq!(client.reply().await, "+OK");
+            client
+                .send_bytes(b"CLIENT REPLY SKIP\r\nMULTI\r\nGET a\r\nEXEC\r\n")
+                .await;
+            assert_eq!(client.replies(2).await, "+QUEUED [1]");
+            client
+                .send_bytes(b"CLIENT REPLY OFF\r\nMULTI\r\nGET a\r\nEXEC\r\nRESET\r\n")
+                .await;
+            assert_eq!(client.reply().await, "+RESET");
+        },
+    );
+}
+
+#[test]
+fn what_is_published_reaches_a_client_that_wants_no_replies() {
+    run_with(
+        |settings| settings.workers = WORKERS,
+        async |world| {
+            let (mut client, mut other) = (world.client(), world.client());
+            client
+                .send_bytes(b"CLIENT REPLY OFF\r\nGET a\r\nSUBSCRIBE c\r\n")
+                .await;
+            assert_eq!(client.reply().await, "[subscribe c :1]");
+            assert_eq!(other.ask("PUBLISH c m").await, ":1");
+            assert_eq!(client.reply().await, "[message c m]");
+        },
+    );
+}
+
+#[test]
+fn a_pause_sends_what_may_be_postponed_over_leases() {
+    run_with(
+        |settings| settings.workers = WORKERS,
+        async |world| {
+            let (mut client, mut other) = (world.client(), world.client());
+            assert_eq!(
+                (client.ask("SET a 1").await, other.ask("SET a 1").await),
+                ("+OK".into(), "+OK".into())
+            );
+            assert_eq!(client.ask("CLIENT PAUSE 10000 WRITE").await, "+OK");
+            let opened = world.a.opened();
+            assert_eq!(other.ask("GET a").await, "1");
+            assert_eq!(world.a.opened(), opened);
+            assert_eq!(other.ask("SET a 2").await, "+OK");
+            assert_eq!(other.ask("MULTI; SET a 3; EXEC").await, "+OK +QUEUED [+OK]");
+            let leased = world.a.opened();
+            assert!(leased > opened, "a write shared a connection");
+            assert_eq!(client.ask("CLIENT UNPAUSE").await, "+OK");
+            assert_eq!(other.ask("SET a 4").await, "+OK");
+            assert_eq!(
+                client.ask("CLIENT PAUSE nonsense").await,
+                "-ERR timeout is not an integer or out of range"
+            );
+        },
+    );
+}
+
+#[test]
+fn inside_multi_it_means_the_same() {
+    run_with(
+        |settings| settings.workers = WORKERS,
+        async |world| {
+            let (mut client, mut other) = (world.client(), world.client());
+            settle().await;
+            let (id, victim) = (id_of(&mut client).await, id_of(&mut other).await);
+            let lines = format!(
+                "MULTI; CLIENT ID; CLIENT SETNAME n; CLIENT GETNAME; CLIENT KILL ID {victim}; CLIENT KILL 1.1.1.1:1; EXEC"
+            );
+            let queued = "+QUEUED ".repeat(5);
+            assert_eq!(
+                client.ask(&lines).await,
+                format!("+OK {queued}[:{id} +OK n :1 -ERR No such client]")
+            );
+            other.is_closed().await;
+            // Redis announces the elements before it leaves them out: the next replies stand in for them.
+            client
+                .send_bytes(b"MULTI\r\nPING\r\nCLIENT REPLY SKIP\r\nEXEC\r\nGET a\r\nGET b\r\n")
+                .await;
+            assert_eq!(client.replies(4).await, "+OK +QUEUED +QUEUED [+PONG nil]");
+            client
+                .send_bytes(
+                    b"MULTI\r\nCLIENT REPLY OFF\r\nPING\r\nEXEC\r\nGET a\r\nCLIENT REPLY ON\r\nECHO x\r\n",
+                )
+                .await;
+            assert_eq!(client.replies(4).await, "+OK +QUEUED +QUEUED [+OK x]");
+        },
+    );
+}

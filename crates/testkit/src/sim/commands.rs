@@ -233,7 +233,12 @@ impl State {
             "client|kill" if args.len() == 3 => write::error(out, "ERR No such client"),
             "client|kill" => write::integer(out, 0),
             "client|getname" => write::null(out, self.connection(id).resp3),
-            "client|setname" | "client|setinfo" | "client|reply" => write::simple(out, "OK"),
+            "client|pause" if args[2].iter().any(|byte| !byte.is_ascii_digit()) => {
+                write::error(out, "ERR timeout is not an integer or out of range");
+            }
+            "client|setname" | "client|setinfo" | "client|reply" | "client|pause" | "client|unpause" => {
+                write::simple(out, "OK")
+            }
             _ => write::error(
                 out,
                 &format!(

@@ -1,50 +1,64 @@
 //! What the node's frames mean for the session.
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Command, ReplyKind, write};
+use resp_codec::{Class, Command, ReplyKind};
 
 use super::state::Stream;
 use super::transaction::elements;
-use crate::backend::profile::{Profile, Resp};
-use crate::session::{Session, own};
+use crate::backend::profile::Profile;
+use crate::session::clients::{is_own, is_refusal};
+use crate::session::{Close, Session, own};
 
 impl Session {
     /// Learns from a frame of the node (empty, where that was too long to be kept). Returns what the client sees of it.
-    pub(super) fn note(&mut self, stream: &mut Stream, kind: ReplyKind, frame: Bytes) -> Bytes {
+    pub(super) async fn note(
+        &mut self,
+        stream: &mut Stream,
+        kind: ReplyKind,
+        frame: Bytes,
+    ) -> Result<Bytes, Close> {
         let Some(command) = stream.hear(kind, &frame, self.profile.resp) else {
-            return frame;
+            return Ok(frame);
         };
         if command.spec().name == "exec" {
             if let Some(answer) = stream.instead.take() {
                 stream.transaction.forget();
-                return answer;
+                return Ok(answer);
             }
             if kind == ReplyKind::Array && stream.execute() {
-                return self.note_elements(stream, &frame);
+                return Box::pin(self.note_elements(stream, &frame)).await;
             }
         }
         match stream.transaction.note(command, kind) {
-            Some(command) if !kind.is_error() => {
+            Some(command) if !is_refusal(&frame, &command) => {
+                if command.spec().class == Class::Subscription {
+                    // Its confirmations are no replies: the next command's is not the next any more.
+                    self.client.end_skip();
+                }
                 stream.standing.note(&command);
                 stream.show(&command, &mut self.client.face_mut());
-                self.note_answer(&command, frame)
+                self.note_answer(&command, frame).await
             }
-            _ => frame,
+            _ => Ok(frame),
         }
     }
 
     /// EXEC's array: each element is some command's answer.
-    fn note_elements(&mut self, stream: &mut Stream, array: &Bytes) -> Bytes {
+    async fn note_elements(&mut self, stream: &mut Stream, array: &Bytes) -> Result<Bytes, Close> {
         let (header, elements) = elements(array);
         let mut out = BytesMut::from(&header[..]);
         for (kind, element) in elements {
-            out.extend_from_slice(&self.note(stream, kind, element));
+            let silent = self.client.is_hushed();
+            let answer = self.note(stream, kind, element).await?;
+            if !silent {
+                out.extend_from_slice(&answer);
+            }
         }
-        out.freeze()
+        Ok(out.freeze())
     }
 
     /// A Profile that changes on a lease changes for the session; ids and names are the session's own.
-    fn note_answer(&mut self, command: &Command<Bytes>, answer: Bytes) -> Bytes {
+    async fn note_answer(&mut self, command: &Command<Bytes>, answer: Bytes) -> Result<Bytes, Close> {
         match command.spec().name {
             "select" => {
                 let db = command
@@ -66,27 +80,12 @@ impl Session {
                         self.client.face_mut().name = name;
                     }
                 }
-                return own::with_id(&answer, self.id);
+                return Ok(own::with_id(&answer, self.id));
             }
             // Only as elements of EXEC's answer: alone, they are answered by the session itself.
-            "client|id" => {
-                let mut out = BytesMut::new();
-                write::integer(&mut out, self.id.cast_signed());
-                return out.freeze();
-            }
-            "client|setname" => self.client.face_mut().name = command.arg(2).unwrap_or_default().into(),
-            "client|getname" => return self.name_reply(),
+            name if is_own(name) => return self.client_reply(command, answer).await,
             _ => {}
         }
-        answer
-    }
-
-    fn name_reply(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        match &self.client.face().name[..] {
-            b"" => write::null(&mut out, self.profile.resp == Resp::Three),
-            name => write::bulk(&mut out, Some(name)),
-        }
-        out.freeze()
+        Ok(answer)
     }
 }

@@ -109,6 +109,22 @@ impl Roll {
     }
 }
 
+/// What a subscriber gets even if it has turned replies off.
+pub(super) fn is_published(frame: &[u8]) -> bool {
+    let published = [
+        &b"message"[..],
+        b"pmessage",
+        b"smessage",
+        b"subscribe",
+        b"psubscribe",
+        b"ssubscribe",
+        b"unsubscribe",
+        b"punsubscribe",
+        b"sunsubscribe",
+    ];
+    words(frame).is_some_and(|(word, _)| published.contains(&word))
+}
+
 /// The first two elements of an array or push whose first is a bulk string; the second may be null.
 fn words(frame: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     if !matches!(frame.first()?, b'*' | b'>') {

@@ -19,7 +19,7 @@ use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::LeaseReason;
 use crate::route;
-use crate::session::clients;
+use crate::session::clients::{self, for_node};
 use crate::session::shape_of;
 
 /// What a streaming session carries from node to node.
@@ -146,7 +146,7 @@ impl Stream {
                 self.pending.push_back(next);
                 continue;
             }
-            let mut frame = next.command.frame().clone();
+            let mut frame = for_node(&next.command);
             if next.command.spec().name == "exec" && self.transaction.has_lost() {
                 if !self.pending.is_empty() {
                     // Only when all before it is answered is it known what this EXEC would execute.

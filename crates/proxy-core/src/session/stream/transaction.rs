@@ -8,6 +8,7 @@ use resp_codec::{Class, Command, Progress, ReplyKind, ReplyScan, RequestLimits, 
 use crate::backend::profile::Resp;
 use crate::error::Error;
 use crate::limits;
+use crate::session::clients::for_node;
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 
@@ -150,7 +151,7 @@ impl Transaction {
         let mut replies = 1;
         for step in &queue.steps {
             if let (Step::Command(command), false) = (step, queue.lost) {
-                out.extend_from_slice(command.frame());
+                out.extend_from_slice(&for_node(command));
                 replies += 1;
             }
         }
