@@ -98,6 +98,7 @@ impl Client {
                     partial: Vec::new(),
                 });
             }
+            client.set_timeout(REPLY_TIMEOUT)?;
         }
         Ok(client)
     }

@@ -6,10 +6,12 @@
 
 pub mod client;
 pub mod load;
+pub mod netns;
 pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod reply;
+pub mod scenario;
 pub mod servers;
 pub mod sim;
 pub mod wait;

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::netns::Place;
 use crate::port::Port;
 use crate::process::{Process, scratch};
 use crate::servers::Cluster;
@@ -20,6 +21,8 @@ use crate::wait::PROBE_TIMEOUT;
 #[derive(Debug)]
 pub struct Proxy {
     process: Process,
+    /// Where we reach it.
+    host: Ipv4Addr,
     listeners: Vec<Listener>,
     admin: Port,
     _folder: TempDir,
@@ -34,6 +37,7 @@ pub struct ProxyBuilder {
     listeners: Vec<(Kind, Option<String>)>,
     port: Option<Port>,
     host: Ipv4Addr,
+    place: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -93,6 +97,14 @@ impl ProxyBuilder {
         self
     }
 
+    /// Runs in that namespace, and listens there.
+    #[must_use]
+    pub fn within(mut self, place: &Place) -> Self {
+        self.host = place.host;
+        self.place = Some(place.clone());
+        self
+    }
+
     /// Has the first listener on this port instead of a free one.
     #[must_use]
     pub fn port(mut self, port: Port) -> Self {
@@ -134,13 +146,19 @@ impl ProxyBuilder {
             listeners.push(Listener { kind, master, port });
         }
         let admin = Port::free()?;
-        self = self.flag("--metrics-listen", &admin.address().to_string());
+        let endpoint = SocketAddr::from((self.host, admin.number()));
+        self = self.flag("--metrics-listen", &endpoint.to_string());
         let name = format!("slipring-{}", listeners[0].port.number());
         let folder = scratch(&name)?;
         let log = folder.path().join("log");
-        let process = Process::start_with_env(&name, &self.program, self.args, self.envs, log)?;
+        let (program, args) = match &self.place {
+            Some(place) => place.command(&self.program, self.args),
+            None => (self.program, self.args),
+        };
+        let process = Process::start_with_env(&name, &program, args, self.envs, log)?;
         Ok(Proxy {
             process,
+            host: self.place.map_or(Ipv4Addr::LOCALHOST, |place| place.host),
             listeners,
             admin,
             _folder: folder,
@@ -161,6 +179,7 @@ impl Proxy {
             listeners: Vec::new(),
             port: None,
             host: Ipv4Addr::LOCALHOST,
+            place: None,
         }
     }
 
@@ -208,7 +227,7 @@ impl Proxy {
     /// Where /metrics and the like are.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
-        self.admin.address()
+        (self.host, self.admin.number()).into()
     }
 
     /// Waits until /readyz says yes.
@@ -271,10 +290,8 @@ impl Proxy {
         let listener = self.listeners.iter().find(|listener| {
             listener.kind == kind && (master.is_none() || listener.master.as_deref() == master)
         });
-        listener
-            .expect("the test names a listener that it asked for")
-            .port
-            .address()
+        let listener = listener.expect("the test names a listener that it asked for");
+        (self.host, listener.port.number()).into()
     }
 }
 

@@ -116,7 +116,11 @@ on_each_server! {
         fails("PROXY FAILOVER TIMEOUT 900", &replicas[0].address().to_string())?;
         ensure!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
         replicas[0].cont()?;
-        // A sentinel that refuses: it thinks that a failover has just begun.
+        proxy.process().wait_until("both replicas", || {
+            ensure!(proxy.metric("slipring_replica_usable", &[])? == 2.0, "one is away still");
+            Ok(())
+        })?;
+        // Sentinels that could not agree on anything.
         for sentinel in &cluster.sentinels {
             sentinel.command(&["SENTINEL", "SET", "mymaster", "quorum", "9"])?;
         }

@@ -21,6 +21,7 @@ mod planned_failover;
 mod replica_reads;
 mod replication;
 mod replies_destroyed;
+mod scenarios;
 mod scripts;
 mod sentinels_lost;
 mod sessions;

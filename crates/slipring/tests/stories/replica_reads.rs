@@ -87,6 +87,42 @@ on_each_server! {
     }
 }
 
+on_each_server! {
+    /// Without their primary replicas are read for as long as --max-replica-lag allows, and again once they follow one.
+    fn a_replica_that_lost_its_primary_is_not_read_for_ever(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(60)).start()?;
+        let primary = cluster.primary()?;
+        primary.command(&["SET", "key", "value"])?;
+        let proxy = slipring()
+            .sentinels(&cluster)
+            .flag("--read-policy", "replica")
+            .flag("--max-replica-lag", "3s")
+            .start()?;
+        let usable = |count: f64| {
+            proxy.process().wait_until("the replicas that may be read", || {
+                let usable = proxy.metric("slipring_replica_usable", &[])?;
+                ensure!(usable == count, "{usable} are usable");
+                Ok(())
+            })
+        };
+        usable(2.0)?;
+        let mut client = proxy.client()?;
+        primary.kill();
+        says(&mut client, "GET key", "value")?;
+        usable(0.0)?;
+        client.send(&["GET", "key"])?;
+        primary.restart()?;
+        // It comes back without its data, and has its replicas forget theirs.
+        ensure!(client.read()? == testkit::Reply::Null, "a read that waited for a replica");
+        usable(2.0)?;
+        proxy.process().wait_until("the warning", || {
+            let log = proxy.process().log();
+            ensure!(log.contains("it may have come back without its data"), "no warning: {log}");
+            Ok(())
+        })
+    }
+}
+
 /// How many of so many GETs each node has executed.
 fn reads(nodes: &[&Node; 3], connect: impl Fn() -> Result<Client>) -> Result<[u64; 3]> {
     let gets = |node: &Node| -> Result<u64> { Ok(command_stats(node)?.get("get").copied().unwrap_or(0)) };

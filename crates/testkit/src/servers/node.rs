@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::Signal;
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::{Login, Server};
 use crate::client::Client;
+use crate::netns::Place;
 use crate::port::Port;
 use crate::process::{Process, scratch};
 use crate::reply::Reply;
@@ -21,6 +22,7 @@ pub struct Node {
     process: Process,
     port: Port,
     login: Option<Login>,
+    host: Ipv4Addr,
     _folder: TempDir,
 }
 
@@ -30,6 +32,7 @@ pub struct NodeBuilder {
     server: Server,
     login: Option<Login>,
     replica_of: Option<(String, u16)>,
+    place: Option<Place>,
     config: String,
 }
 
@@ -47,6 +50,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn replica_of(mut self, host: &str, port: u16) -> Self {
         self.replica_of = Some((host.to_owned(), port));
+        self
+    }
+
+    /// Runs in that namespace.
+    #[must_use]
+    pub fn within(mut self, place: &Place) -> Self {
+        self.place = Some(place.clone());
         self
     }
 
@@ -81,10 +91,16 @@ impl NodeBuilder {
         fs::write(&file, self.text(&port, &folder))
             .with_context(|| format!("cannot write {}", file.display()))?;
         let log = folder.path().join("log");
-        let process = Process::start(&name, &self.server.path, vec![file.display().to_string()], log)?;
+        let args = vec![file.display().to_string()];
+        let (program, args) = match &self.place {
+            Some(place) => place.command(&self.server.path, args),
+            None => (self.server.path, args),
+        };
+        let process = Process::start(&name, &program, args, log)?;
         Ok(Node {
             process,
             port,
+            host: self.place.map_or(Ipv4Addr::LOCALHOST, |place| place.host),
             login: self.login,
             _folder: folder,
         })
@@ -121,6 +137,7 @@ impl Node {
             server,
             login: None,
             replica_of: None,
+            place: None,
             config: String::new(),
         }
     }
@@ -131,10 +148,10 @@ impl Node {
         self.port.number()
     }
 
-    /// 127.0.0.1 and its port.
+    /// Where we reach it: 127.0.0.1, unless it is in a namespace of its own, and its port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.port.address()
+        (self.host, self.port()).into()
     }
 
     /// The process, for its pid and its log.

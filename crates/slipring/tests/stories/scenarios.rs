@@ -1,0 +1,81 @@
+//! The table of what is promised, scenario by scenario, as counts; `cargo xtask load --failover` measures the times.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use testkit::scenario::{Lab, Scenario};
+use testkit::{Flavor, Login, on_each_server};
+
+/// Beside other tests: with less, a sentinel that is not let run calls the new primary down at once.
+const DOWN_AFTER: Duration = Duration::from_secs(2);
+
+fn kept(scenario: Scenario, flavor: Flavor, login: Option<Login>) -> Result<()> {
+    if !scenario.runs_here()? {
+        eprintln!("NOT RUN: {} needs root and iproute2", scenario.name());
+        return Ok(());
+    }
+    let lab = Lab {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_slipring")),
+        flavor,
+        login,
+        down_after: DOWN_AFTER,
+    };
+    let told = scenario.play(&lab)?;
+    eprintln!("{flavor}\n{}\n{told}", testkit::scenario::head());
+    ensure!(told.broken.is_empty(), "{told}");
+    Ok(())
+}
+
+fn password() -> Option<Login> {
+    Some(Login {
+        user: None,
+        password: "se cret".replace(' ', "-"),
+    })
+}
+
+on_each_server! {
+    fn planned_with_passwords(flavor: Flavor) -> Result<()> {
+        kept(Scenario::Planned, flavor, password())
+    }
+
+    fn ten_planned_in_a_row(flavor: Flavor) -> Result<()> {
+        kept(Scenario::TenPlanned, flavor, None)
+    }
+
+    fn kill_with_passwords(flavor: Flavor) -> Result<()> {
+        kept(Scenario::Kill, flavor, password())
+    }
+
+    fn freeze_with_passwords(flavor: Flavor) -> Result<()> {
+        kept(Scenario::Freeze, flavor, password())
+    }
+
+    fn primary_cut_off(flavor: Flavor) -> Result<()> {
+        kept(Scenario::Partition, flavor, None)
+    }
+
+    fn replica_killed(flavor: Flavor) -> Result<()> {
+        kept(Scenario::ReplicaKilled, flavor, None)
+    }
+
+    fn leader_killed(flavor: Flavor) -> Result<()> {
+        kept(Scenario::LeaderKilled, flavor, None)
+    }
+
+    fn sentinels_lost(flavor: Flavor) -> Result<()> {
+        kept(Scenario::SentinelsLost, flavor, None)
+    }
+
+    fn node_restarted_with_much_to_load(flavor: Flavor) -> Result<()> {
+        kept(Scenario::Loading, flavor, None)
+    }
+
+    fn slipring_before_the_cluster(flavor: Flavor) -> Result<()> {
+        kept(Scenario::BeforeCluster, flavor, None)
+    }
+
+    fn replies_destroyed(flavor: Flavor) -> Result<()> {
+        kept(Scenario::RepliesDestroyed, flavor, None)
+    }
+}
