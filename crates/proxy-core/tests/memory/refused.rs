@@ -105,7 +105,13 @@ fn what_stands_in_the_reply_of_exec_is_passed_on() {
 
 #[test]
 fn an_error_that_only_looks_like_a_refusal_is_passed_on() {
-    for answer in ["-ERR READONLY", "-READONLYX no", "-WRONGTYPE no", "-OOM no", "-BUSY no"] {
+    for answer in [
+        "-ERR READONLY",
+        "-READONLYX no",
+        "-WRONGTYPE no",
+        "-OOM no",
+        "-BUSY no",
+    ] {
         run(async |world| {
             let wire: &'static str = format!("{answer}\r\n").leak();
             world.a.once("INCR n", Fault::Answer(wire));

@@ -199,7 +199,19 @@ impl Machine {
         // if that one fails us and nobody is promoting any longer.
         let old = named.map(|belief| &belief.claim.address);
         let back = self.led_attempts().next().is_none() && self.sign_of_primary().is_some();
-        let fit = |address: &&HostPort| (back || Some(*address) != old) && says_primary(address);
+        // A former primary that nobody has demoted yet says `master`, too, and is no less former for it.
+        let promoted = |address: &HostPort| {
+            let node = self.nodes.get(address);
+            node.is_some_and(|node| node.was_promoted_in(self.reign))
+        };
+        let may_be = |address: &HostPort| {
+            if Some(address) == old {
+                back
+            } else {
+                promoted(address)
+            }
+        };
+        let fit = |address: &&HostPort| may_be(address) && says_primary(address);
         let newest = |address: &&HostPort| episode.candidates.get(*address).copied();
         episode.candidates.keys().filter(fit).max_by_key(newest).cloned()
     }

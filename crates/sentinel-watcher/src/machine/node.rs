@@ -16,6 +16,8 @@ pub(crate) struct Node {
     verdict: Option<(Verdict, Instant)>,
     /// Its last replication offset as primary; kept while it is away, to see whether it comes back behind.
     offset: Option<OffsetAt>,
+    /// The reign in which it began to say `master`, without having said anything else since.
+    primary_in: Option<u64>,
     /// Whom it follows, and the reign in which it first said so.
     follows: Option<(HostPort, u64)>,
     /// The reign in which its link was last seen in sync.
@@ -39,6 +41,7 @@ impl Node {
             pace: None,
             verdict: None,
             offset: None,
+            primary_in: None,
             follows: None,
             linked_in: None,
             lag_bytes: None,
@@ -56,6 +59,11 @@ impl Node {
         matches!(&self.verdict, Some((Verdict::Primary { .. }, at)) if *at > since)
     }
 
+    /// It says `master` since the present reign, and not only still since an earlier one: it was promoted.
+    pub(crate) fn was_promoted_in(&self, reign: u64) -> bool {
+        self.primary_in == Some(reign)
+    }
+
     /// It said anything at `since` or later.
     pub(crate) fn heard_since(&self, since: Instant) -> bool {
         self.verdict.as_ref().is_some_and(|(_, at)| *at >= since)
@@ -68,9 +76,13 @@ impl Node {
     /// Takes one verdict. `of` in it is rewritten already; `reign` counts the primaries published so far.
     pub(crate) fn hear(&mut self, verdict: Verdict, primary: Option<OffsetAt>, reign: u64, now: Instant) {
         match &verdict {
-            Verdict::Primary { offset } => self.offset = Some((*offset, now)),
+            Verdict::Primary { offset } => {
+                self.offset = Some((*offset, now));
+                self.primary_in.get_or_insert(reign);
+            }
             Verdict::Replica(following) => {
                 self.offset = None;
+                self.primary_in = None;
                 self.follow(following, primary, reign, now);
             }
             Verdict::Loading | Verdict::Refused(_) | Verdict::Unreachable(_) | Verdict::Blind(_) => {}

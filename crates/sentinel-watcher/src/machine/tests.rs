@@ -1,6 +1,7 @@
 //! Rules that no recorded story shows: who is primary, and who waits.
 
 mod fleet;
+mod steering;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
