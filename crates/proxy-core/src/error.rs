@@ -56,6 +56,8 @@ pub(crate) enum Error<'a> {
     TransactionLost,
     /// slipring refused a command of an open MULTI.
     TransactionRefused,
+    /// `--deny-commands` names it.
+    Denied(&'a str),
     /// `--max-clients` are served already.
     MaxClients,
     /// The client has not presented its password to slipring (`--client-auth proxy`).
@@ -89,6 +91,9 @@ impl fmt::Display for Error<'_> {
                 f.write_str("EXECABORT Transaction discarded because the primary changed and it was too large to move")
             }
             Self::TransactionRefused => f.write_str("EXECABORT Transaction discarded because of previous errors."),
+            Self::Denied(name) => {
+                write!(f, "NOPERM this proxy refuses the '{name}' command (--deny-commands)")
+            }
             Self::MaxClients => f.write_str("ERR max number of clients reached"),
             Self::NoAuth => f.write_str("NOAUTH Authentication required."),
             Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
@@ -139,6 +144,10 @@ mod tests {
                 waited: Duration::from_secs(15),
             },
             "MASTERDOWN no primary for \"m\" within 15s; the command was not executed",
+        );
+        check(
+            Error::Denied("flushall"),
+            "NOPERM this proxy refuses the 'flushall' command (--deny-commands)",
         );
         check(Error::NoAuth, "NOAUTH Authentication required.");
     }

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod denied;
 mod door;
 mod error;
 mod failover;
@@ -15,6 +16,7 @@ mod session;
 mod settings;
 mod task;
 
+pub use denied::Denied;
 pub use failover::{FailoverRecord, Field, Timeline};
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,

@@ -26,7 +26,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::{
-    Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape, write,
+    Class, Command, CommandFlags, CommandSpec, RequestError, RequestLimits, RequestScan, RequestShape, write,
 };
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 use tokio::time::Instant;
@@ -217,6 +217,8 @@ impl Session {
         let limits = self.request_limits();
         let fleet = Rc::clone(&self.door.fleet);
         let may_share = self.may_enter() && fleet.paused().is_none();
+        let worker = Rc::clone(&self.door.worker);
+        let denied = worker.settings.denied.as_ref();
         let topology = fleet.topology();
         let mut used = 0;
         let mut group: Option<Group> = None;
@@ -238,6 +240,7 @@ impl Session {
             }
             let bytes = rest.get(..frame.len).unwrap_or_default();
             let command = Command::new(bytes, frame);
+            let may_share = may_share && denied.is_none_or(|denied| !denied.covers(&command));
             let plan = if may_share {
                 route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
             } else {
@@ -363,6 +366,10 @@ impl Session {
             self.client.reply(&Error::NoAuth.reply());
             return Ok(());
         }
+        if self.denies(&command) {
+            self.refuse(&command);
+            return Ok(());
+        }
         if !command.arity_ok() {
             // The node words the refusal; an argument short, no command has an effect.
             return self.hold(command).await;
@@ -413,6 +420,23 @@ impl Session {
             }
             Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
         }
+    }
+
+    /// An operator wants this command refused.
+    fn denies<B: AsRef<[u8]>>(&self, command: &Command<B>) -> bool {
+        let denied = self.door.worker.settings.denied.as_ref();
+        denied.is_some_and(|denied| denied.covers(command))
+    }
+
+    /// Answers a command that an operator wants refused.
+    fn refuse(&self, command: &Command<Bytes>) {
+        let spec = command.spec();
+        let name = if spec.id == CommandSpec::UNKNOWN.id {
+            String::from_utf8_lossy(command.arg(0).unwrap_or_default()).to_ascii_lowercase()
+        } else {
+            spec.name.to_owned()
+        };
+        self.answer(command, &Error::Denied(&name).reply());
     }
 
     /// (P|S)UNSUBSCRIBE of a session that is subscribed to nothing: a confirmation for each channel named.

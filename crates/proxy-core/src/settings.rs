@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use sentinel_watcher::{Credentials, Secret};
 
+use crate::denied::Denied;
+
 /// Which node answers reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadPolicy {
@@ -58,6 +60,8 @@ pub struct Settings {
     pub client_auth: ClientAuth,
     /// What clients must present under [`ClientAuth::Proxy`].
     pub client_password: Option<Secret>,
+    /// Commands that are refused.
+    pub denied: Option<Denied>,
     /// Users who may do what an operator may, from wherever they come.
     pub admin_users: Vec<String>,
     /// slipring's own credentials towards the nodes.
@@ -81,6 +85,7 @@ impl Default for Settings {
             idle_timeout: Duration::ZERO,
             client_auth: ClientAuth::Passthrough,
             client_password: None,
+            denied: None,
             admin_users: Vec::new(),
             node_credentials: None,
             workers: 1,

@@ -118,6 +118,11 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "client_password")]
     pub(crate) client_password_file: Option<PathBuf>,
 
+    /// Commands that are refused, also inside MULTI: flushall, config|set. A container stands for its subcommands.
+    /// Scripts may still call them.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) deny_commands: Vec<String>,
+
     /// Users who may order PROXY FAILOVER and the like from anywhere; whoever is on this machine may anyway.
     #[arg(long, value_name = "USER,...", value_delimiter = ',')]
     pub(crate) admin_users: Vec<String>,

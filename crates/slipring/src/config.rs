@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use proxy_core::{Address, ClientAuth, ReadPolicy, Settings};
+use proxy_core::{Address, ClientAuth, Denied, ReadPolicy, Settings};
 use sentinel_watcher::{Credentials, Secret, WatcherConfig};
 
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -132,6 +132,7 @@ fn settings(
         idle_timeout: cli.clients.idle_timeout,
         client_auth,
         client_password,
+        denied: Denied::new(&cli.clients.deny_commands),
         admin_users: cli.clients.admin_users.clone(),
         node_credentials,
         workers: match cli.operation.workers {

@@ -61,6 +61,9 @@ impl Session {
                 return None;
             }
             commands += 1;
+            if self.denies(&command) {
+                return None;
+            }
             match command.spec().class {
                 class if class.is_shared() => self.note_script(&command),
                 Class::Transaction if command.spec().name == "exec" && command.arity_ok() => {

@@ -87,6 +87,13 @@ impl Session {
     /// One command on the lease, however many attempts it takes.
     async fn serve(&mut self, stay: &mut Stay, command: Command<Bytes>) -> Result<(), Close> {
         let name = command.spec().name;
+        if self.denies(&command) {
+            if stay.state.in_multi {
+                stay.aborted = stay.aborted.or(Some(Abort::Refused));
+            }
+            self.refuse(&command);
+            return Ok(());
+        }
         match name {
             "quit" | "reset" if command.arity_ok() => {
                 *stay = Stay::new(stay.budget, stay.reason);

@@ -138,12 +138,17 @@ impl Session {
                 && stream.outbox.is_empty()
                 && let Some(command) = stream.deferred.take()
             {
-                if stream.node_answers(&command, self.profile.resp) {
+                let denied = self.denies(&command);
+                if !denied && stream.node_answers(&command, self.profile.resp) {
                     stream.forward(command);
                     continue;
                 }
-                let reset = command.spec().name == "reset";
+                let reset = command.spec().name == "reset" && !denied;
                 match command.spec().name {
+                    _ if denied => {
+                        stream.transaction.refuse();
+                        self.refuse(&command);
+                    }
                     "sync" | "psync" => self.relay(lease, node, command).await?,
                     _ if command.spec().class == Class::Own => self.proxy(command).await?,
                     "hello" => self.prove_hello(stream, command).await?,
@@ -167,7 +172,11 @@ impl Session {
                 command = self.command_or_gone(takes_more) => {
                     let command = command?;
                     self.client.note(command.spec().id);
-                    stream.take(command, self.checks_here());
+                    if self.denies(&command) {
+                        stream.deferred = Some(command);
+                    } else {
+                        stream.take(command, self.checks_here());
+                    }
                 }
                 arrival = lease.conn().arrival(whole) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival).await?,

@@ -9,6 +9,7 @@ mod bad_input;
 mod before_cluster;
 mod binary_keys;
 mod bystanders;
+mod denied;
 mod drain;
 mod first_command;
 mod handover;

@@ -147,7 +147,7 @@ impl Stream {
                 continue;
             }
             let mut frame = for_node(&next.command);
-            if next.command.spec().name == "exec" && self.transaction.has_lost() {
+            if next.command.spec().name == "exec" && self.transaction.is_broken() {
                 if !self.pending.is_empty() {
                     // Only when all before it is answered is it known what this EXEC would execute.
                     self.outbox.push_front(next);

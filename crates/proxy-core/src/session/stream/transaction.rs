@@ -26,6 +26,8 @@ struct Queue {
     bytes: usize,
     /// It is too long to be replayed, and its connection was lost.
     lost: bool,
+    /// slipring refused one of its commands.
+    refused: bool,
 }
 
 /// What EXEC's answers are for, in order.
@@ -107,14 +109,18 @@ impl Transaction {
         Some(command)
     }
 
-    /// Its node is gone, and so is what it had told that.
-    pub(super) fn has_lost(&self) -> bool {
-        self.watch == Watch::Broken || self.open.as_ref().is_some_and(|queue| queue.lost)
+    /// Its node is gone, and so is what it had told that; or slipring refused a part of it.
+    pub(super) fn is_broken(&self) -> bool {
+        let queue = self.open.as_ref();
+        self.watch == Watch::Broken || queue.is_some_and(|queue| queue.lost || queue.refused)
     }
 
     /// What EXEC is answered where the transaction cannot be executed any more.
     pub(super) fn instead_of_exec(&self, resp: Resp) -> Option<Bytes> {
         let queue = self.open.as_ref()?;
+        if queue.refused {
+            return Some(Error::TransactionRefused.reply());
+        }
         match (queue.lost, self.watch, resp) {
             (true, _, _) => Some(Error::TransactionLost.reply()),
             (false, Watch::Broken, Resp::Two) => Some(Bytes::from_static(b"*-1\r\n")),
@@ -127,6 +133,13 @@ impl Transaction {
     pub(super) fn take_steps(&mut self) -> VecDeque<Step> {
         let queue = std::mem::take(self).open.unwrap_or_default();
         queue.steps
+    }
+
+    /// slipring refused a command that it would have queued.
+    pub(super) fn refuse(&mut self) {
+        if let Some(queue) = &mut self.open {
+            queue.refused = true;
+        }
     }
 
     /// Its connection is gone.
