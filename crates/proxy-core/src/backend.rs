@@ -213,7 +213,7 @@ impl Backend {
                 timeout: settings.connect_timeout,
                 node_cells: Arc::clone(&self.link.node_cells),
                 cells: Arc::clone(&self.link.cells),
-                asks_id: budget == Budget::Blocking,
+                asks_id: budget != Budget::Transaction,
             };
             LeasePool::new(
                 manager,

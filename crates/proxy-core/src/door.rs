@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sentinel_watcher::Epoch;
 use tokio::time::Instant;
 
+use crate::backend::NodeKey;
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
 use crate::backend::scripts::ScriptStore;
@@ -25,6 +26,7 @@ pub(crate) struct Door {
     pub(crate) master: Arc<str>,
     pub(crate) reads: ReadPolicy,
     pub(crate) census: Arc<Census>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 /// What all sessions of a worker share.
@@ -47,6 +49,7 @@ pub(crate) struct Master {
     pub(crate) upstream: Upstream,
     pub(crate) census: Arc<Census>,
     pub(crate) scripts: Arc<ScriptStore>,
+    pub(crate) streams: Arc<Streams>,
     pub(crate) timeline: Arc<Timeline>,
 }
 
@@ -70,6 +73,17 @@ pub(crate) struct Held {
 /// wait a moment for subscribers to arrive, so that a held PUBLISH reaches them.
 #[derive(Debug, Default)]
 pub(crate) struct Census(Mutex<BTreeMap<Epoch, usize>>);
+
+/// On which connection to which node each streaming client is, over all workers: CLIENT TRACKING REDIRECT names clients,
+/// the node knows connections.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(Mutex<BTreeMap<u64, (NodeKey, i64)>>);
+
+/// One client in [`Streams`].
+pub(crate) struct Streaming {
+    streams: Arc<Streams>,
+    client: u64,
+}
 
 /// One subscriber in the [`Census`].
 pub(crate) struct Counted {
@@ -161,6 +175,36 @@ impl Census {
 
     fn terms(&self) -> std::sync::MutexGuard<'_, BTreeMap<Epoch, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// `client` is on this connection to `node` for as long as the answer lives.
+    pub(crate) fn enter(self: &Arc<Self>, client: u64, node: &NodeKey, connection: i64) -> Streaming {
+        self.known().insert(client, (node.clone(), connection));
+        Streaming {
+            streams: Arc::clone(self),
+            client,
+        }
+    }
+
+    /// The connection of `client` to `node`.
+    pub(crate) fn find(&self, client: u64, node: &NodeKey) -> Option<i64> {
+        let known = self.known();
+        let (at, connection) = known.get(&client)?;
+        (at == node).then_some(*connection)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (NodeKey, i64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.streams.known().remove(&self.client);
     }
 }
 

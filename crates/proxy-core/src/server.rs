@@ -128,6 +128,7 @@ pub fn build(
             upstream,
             census: Arc::default(),
             scripts: Arc::default(),
+            streams: Arc::default(),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
         }
     };
@@ -322,6 +323,7 @@ impl Running {
                 master: Arc::clone(&upstream.upstream.master),
                 reads: listener.reads,
                 census: Arc::clone(&upstream.census),
+                streams: Arc::clone(&upstream.streams),
             })
         };
         let doors = listeners.iter().map(door).collect();

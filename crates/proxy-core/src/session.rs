@@ -410,14 +410,6 @@ impl Session {
             }
             Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
             Class::Stream => self.stream(command, LeaseReason::Stream).await,
-            Class::Tracking if command.args().any(|arg| arg.eq_ignore_ascii_case(b"redirect")) => {
-                // The id is one of slipring's own; the node would take it for one of its.
-                self.answer(
-                    &command,
-                    &Error::Unsupported("CLIENT TRACKING REDIRECT; use RESP3").reply(),
-                );
-                Ok(())
-            }
             Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
         }
     }

@@ -53,7 +53,8 @@ pub(crate) struct NodeManager {
     pub(crate) timeout: Duration,
     pub(crate) node_cells: Arc<NodeCells>,
     pub(crate) cells: Arc<Cells>,
-    /// Its connections must know their CLIENT ID, so that a blocked command can be unblocked.
+    /// Its connections must know their CLIENT ID: a blocked command is unblocked by it, invalidations are redirected to
+    /// it.
     pub(crate) asks_id: bool,
 }
 

@@ -332,9 +332,17 @@ pub(super) fn hello_without_auth(resp: Resp, name: Option<&[u8]>) -> Command<Byt
         Some(name) => write::command(&mut out, &[b"HELLO", version, b"SETNAME", name]),
         None => write::command(&mut out, &[b"HELLO", version]),
     }
-    let frame = RequestScan::default().advance(&out, &RequestLimits::AUTHENTICATED);
-    let frame = frame.ok().flatten().expect("just written");
-    Command::new(out.freeze(), frame)
+    whole(out.freeze())
+}
+
+/// The command that `frame` is.
+///
+/// # Panics
+/// Unless it is one that was read, or written, as a whole.
+pub(super) fn whole(frame: Bytes) -> Command<Bytes> {
+    let found = RequestScan::default().advance(&frame, &RequestLimits::AUTHENTICATED);
+    let found = found.ok().flatten().expect("it is whole");
+    Command::new(frame, found)
 }
 
 /// The greeting with `id` in the place of the node's id for the connection that asked.

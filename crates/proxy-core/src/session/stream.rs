@@ -10,6 +10,7 @@
 
 mod join;
 mod note;
+mod redirect;
 mod relay;
 mod roll;
 mod standing;
@@ -87,6 +88,7 @@ impl Session {
         let mut pause = Pause::default();
         // Counted at the old term until it has arrived at the new one: held commands wait for that.
         let mut _counted = None;
+        let mut _known = None;
         loop {
             let (mut lease, node, made) = match given.take() {
                 Some((lease, node)) => (lease, node, Ok(())),
@@ -94,7 +96,11 @@ impl Session {
                     let Some((mut lease, node)) = self.join(&stream).await? else {
                         return Ok(());
                     };
-                    let made = self.make_again(&mut stream, &mut lease).await?;
+                    _known = lease
+                        .conn()
+                        .id()
+                        .map(|id| self.door.streams.enter(self.id, &node, id));
+                    let made = self.make_again(&mut stream, &mut lease, &node).await?;
                     (lease, node, made)
                 }
             };
@@ -110,6 +116,7 @@ impl Session {
                 }
             }
             drop(lease);
+            _known = None;
             if stream.is_within_answer() {
                 self.client.break_off(CloseReason::Node);
             }
@@ -128,9 +135,9 @@ impl Session {
     /// Both directions at once, until the stay ends.
     async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
         let mut applied = self.door.fleet.applied();
-        let fleet = Rc::clone(&self.door.fleet);
+        let door = Rc::clone(&self.door);
         loop {
-            let sending = stream.send(lease, self.profile.resp, || fleet.is_serving());
+            let sending = stream.send(lease, self.profile.resp, &door, node);
             if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);
             }

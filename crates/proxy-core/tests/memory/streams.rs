@@ -1,6 +1,6 @@
 //! What a streaming session has made of its connection, and the transaction that is open on it, move with the primary.
 
-use crate::common::node::Fault;
+use crate::common::node::{self, Fault};
 use crate::common::world::{UNKNOWN, run, settle};
 
 const INVALIDATE_ALL: &str = ">[invalidate nil]";
@@ -160,5 +160,56 @@ fn whoever_tracks_no_more_shares_again() {
         world.switch();
         assert_eq!(client.ask("GET k").await, "nil", "and hears of no change");
         assert!(world.a.opened() <= opened + 1);
+    });
+}
+
+#[test]
+fn a_redirected_client_and_its_listener_move_together() {
+    run(async |world| {
+        let (mut listener, mut client) = (world.client(), world.client());
+        let id = listener.ask("CLIENT ID").await;
+        let id = id.trim_start_matches(':');
+        assert_eq!(
+            listener.ask("SUBSCRIBE __redis__:invalidate").await,
+            "[subscribe __redis__:invalidate :1]"
+        );
+        assert_eq!(
+            client.ask(&format!("CLIENT TRACKING ON REDIRECT {id}")).await,
+            "+OK"
+        );
+        let redirects = |node: &node::Node| node.received("CLIENT TRACKING ON REDIRECT").len();
+        assert_eq!(redirects(&world.a), 1);
+        world.switch();
+        assert_eq!(listener.reply().await, "[message __redis__:invalidate nil]");
+        assert_eq!(client.ask("GET k").await, "nil");
+        assert_eq!(redirects(&world.b), 1);
+    });
+}
+
+#[test]
+fn nobody_is_redirected_to_a_client_that_is_gone() {
+    run(async |world| {
+        let (mut listener, mut client) = (world.client(), world.client());
+        client.send("HELLO 3; CLIENT TRACKING ON REDIRECT 4711").await;
+        client.reply().await;
+        settle().await;
+        let asked = world.a.received("CLIENT TRACKING");
+        assert!(asked[0].text.contains(&i64::MAX.to_string()), "{asked:?}");
+        drop(client);
+
+        let mut client = world.client();
+        client.send("HELLO 3").await;
+        client.reply().await;
+        let id = listener.ask("CLIENT ID").await;
+        let id = id.trim_start_matches(':');
+        listener.ask("SUBSCRIBE __redis__:invalidate").await;
+        assert_eq!(
+            client.ask(&format!("CLIENT TRACKING ON REDIRECT {id}")).await,
+            "+OK"
+        );
+        drop(listener);
+        settle().await;
+        world.switch();
+        assert_eq!(client.reply().await, format!(">[tracking-redir-broken :{id}]"));
     });
 }

@@ -1,23 +1,32 @@
 //! From node to node: a lease on the primary, made into what the last one was.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use resp_codec::ReplyKind;
+use bytes::{Bytes, BytesMut};
+use resp_codec::{Command, ReplyKind};
 use tokio::time::Instant;
 
+use super::redirect::{self, Redirect};
 use super::state::Stream;
 use crate::backend::NodeKey;
 use crate::backend::lease::{Budget, Lease, LeaseError};
 use crate::backend::profile::Resp;
+use crate::door::{Door, Streams};
 use crate::error::Error;
 use crate::metrics::CloseReason;
 use crate::session::hold::Pause;
-use crate::session::{Close, Session, shape_of};
+use crate::session::{Close, Session, own, shape_of};
 
 /// How long a new node may take to confirm what was subscribed on the old one.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the client that invalidations are redirected to may take to arrive on a new node.
+const REDIRECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Where RESP2 clients hear what has changed.
+const INVALIDATIONS: &[u8] = b"__redis__:invalidate";
 
 impl Session {
     /// Makes a fresh connection into what the last one was; the client sees nothing of it but messages.
@@ -25,12 +34,15 @@ impl Session {
         &mut self,
         stream: &mut Stream,
         lease: &mut Lease,
+        node: &NodeKey,
     ) -> Result<io::Result<()>, Close> {
         let mut messages = BytesMut::new();
+        let door = Rc::clone(&self.door);
+        let making = stream.make_again(lease, &door, node, self.profile.resp, &mut messages);
         let joined = tokio::select! {
             biased;
             close = self.gone() => return Err(close),
-            made = tokio::time::timeout(JOIN_TIMEOUT, stream.make_again(lease, &mut messages)) => made,
+            made = tokio::time::timeout(JOIN_TIMEOUT, making) => made,
         };
         self.client.push(&messages);
         match joined.map_err(io::Error::from).flatten() {
@@ -48,8 +60,16 @@ impl Session {
 
     /// The node that knew what the client has cached is gone: all of it may be stale.
     pub(super) fn push_flush(&self, stream: &Stream) {
-        if stream.standing.tracks() && self.profile.resp == Resp::Three {
-            self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+        let tracks = stream.standing.tracks() && stream.redirect.is_none();
+        match self.profile.resp {
+            Resp::Three if tracks || stream.roll.has(INVALIDATIONS) => {
+                self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+            }
+            Resp::Two if stream.roll.has(INVALIDATIONS) => {
+                let message = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n$-1\r\n";
+                self.client.push(message);
+            }
+            _ => {}
         }
     }
 
@@ -119,10 +139,30 @@ impl Session {
 impl Stream {
     /// Gives all standing orders, subscribes to all, and opens the transaction again. What else the node says meanwhile
     /// is for the client.
-    async fn make_again(&mut self, lease: &mut Lease, messages: &mut BytesMut) -> io::Result<()> {
+    async fn make_again(
+        &mut self,
+        lease: &mut Lease,
+        door: &Door,
+        node: &NodeKey,
+        resp: Resp,
+        messages: &mut BytesMut,
+    ) -> io::Result<()> {
         let orders = self.standing.orders().ok_or(io::ErrorKind::PermissionDenied)?;
+        let orders: Vec<Bytes> = orders.cloned().collect();
         for order in orders {
-            lease.conn().send(order).await?;
+            let command = own::whole(order.clone());
+            let mut frame = order.clone();
+            if let Some(client) = redirect::target(&command) {
+                (frame, self.redirect) = arrived(&command, &door.streams, node).await;
+                if self.redirect.is_none() {
+                    self.standing.forget_order(&order);
+                    if resp == Resp::Three {
+                        messages.extend_from_slice(&Redirect::broken(client));
+                    }
+                    continue;
+                }
+            }
+            lease.conn().send(&frame).await?;
             answered(lease, messages).await?;
         }
         let again = self.roll.subscribe_again();
@@ -143,6 +183,18 @@ impl Stream {
             }
         }
         Ok(())
+    }
+}
+
+/// CLIENT TRACKING REDIRECT in the node's numbers, once the other client is on that node, too. It moves at the same time.
+async fn arrived(command: &Command<Bytes>, streams: &Streams, node: &NodeKey) -> (Bytes, Option<Redirect>) {
+    let until = Instant::now() + REDIRECT_TIMEOUT;
+    loop {
+        let translated = redirect::translate(command, streams, node);
+        if translated.1.is_some() || Instant::now() >= until {
+            return translated;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -17,6 +17,10 @@ impl Session {
         kind: ReplyKind,
         frame: Bytes,
     ) -> Result<Bytes, Close> {
+        let frame = match stream.redirect {
+            Some(redirect) if kind == ReplyKind::Push => redirect.translate_push(frame),
+            _ => frame,
+        };
         let Some(command) = stream.hear(kind, &frame, self.profile.resp) else {
             return Ok(frame);
         };
@@ -37,7 +41,12 @@ impl Session {
                 }
                 stream.standing.note(&command);
                 stream.show(&command, &mut self.client.face_mut());
-                self.note_answer(&command, frame).await
+                match (command.spec().name, stream.redirect) {
+                    ("client|getredir" | "client|trackinginfo", Some(redirect)) => {
+                        Ok(redirect.translate_answer(frame))
+                    }
+                    _ => self.note_answer(&command, frame).await,
+                }
             }
             _ => Ok(frame),
         }

@@ -42,6 +42,11 @@ impl Roll {
         [self.channels.len(), self.patterns.len(), self.shards.len()]
     }
 
+    /// It is subscribed to this channel.
+    pub(super) fn has(&self, channel: &[u8]) -> bool {
+        self.channels.contains(channel)
+    }
+
     /// Some repeated subscription is not confirmed yet.
     pub(super) fn is_repeating(&self) -> bool {
         self.repeated > 0

@@ -64,6 +64,11 @@ impl Standing {
         kept.then(|| all.map(|(_, order)| order).chain(&self.caching))
     }
 
+    /// It could not be given again.
+    pub(super) fn forget_order(&mut self, order: &Bytes) {
+        self.orders.retain(|(_, known)| known != order);
+    }
+
     fn has(&self, wanted: &str) -> bool {
         self.orders.iter().any(|(name, _)| *name == wanted)
     }

@@ -8,13 +8,15 @@ use resp_codec::{Class, Command, ReplyKind};
 use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
+use super::redirect::{self, Redirect};
 use super::roll::{Noted, Roll};
 use super::standing::{Standing, is_monitors};
 use super::transaction::{Step, Transaction};
+use crate::backend::NodeKey;
 use crate::backend::lease::{Lease, LeaseState};
 use crate::backend::profile::Resp;
 use crate::client::face::{Face, Mark};
-use crate::door::Held;
+use crate::door::{Door, Held};
 use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::LeaseReason;
@@ -38,6 +40,8 @@ pub(super) struct Stream {
     pub(super) deferred: Option<Command<Bytes>>,
     /// The command in front of `outbox` waits for a primary, until then.
     pub(super) held: Option<(Held, Instant)>,
+    /// Where the node was told to send invalidations.
+    pub(super) redirect: Option<Redirect>,
     /// DISCARD was sent in the place of EXEC, and this is what the client hears of it.
     pub(super) instead: Option<Bytes>,
     /// EXEC is being answered: what is still to come.
@@ -87,6 +91,7 @@ impl Stream {
             outbox: VecDeque::new(),
             deferred: None,
             held: None,
+            redirect: None,
             instead: None,
             executing: VecDeque::new(),
             left: None,
@@ -135,10 +140,12 @@ impl Stream {
         &mut self,
         lease: &mut Lease,
         resp: Resp,
-        serving: impl Fn() -> bool,
+        door: &Door,
+        node: &NodeKey,
     ) -> io::Result<()> {
-        let may_leave =
-            |next: &mut Pending| serving() || next.fate != Fate::Unsent || !may_write(&next.command);
+        let may_leave = |next: &mut Pending| {
+            door.fleet.is_serving() || next.fate != Fate::Unsent || !may_write(&next.command)
+        };
         while self.instead.is_none()
             && let Some(mut next) = self.outbox.pop_front_if(may_leave)
         {
@@ -147,6 +154,9 @@ impl Stream {
                 continue;
             }
             let mut frame = for_node(&next.command);
+            if next.command.spec().name == "client|tracking" {
+                (frame, self.redirect) = redirect::translate(&next.command, &door.streams, node);
+            }
             if next.command.spec().name == "exec" && self.transaction.is_broken() {
                 if !self.pending.is_empty() {
                     // Only when all before it is answered is it known what this EXEC would execute.
