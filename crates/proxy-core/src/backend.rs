@@ -82,6 +82,8 @@ pub(crate) struct Backend {
     hello: RefCell<Option<Bytes>>,
     /// Its answer to CLIENT INFO.
     client_line: RefCell<Option<Bytes>>,
+    /// Its user has selected its database, not only found itself there.
+    selected: Cell<bool>,
     fenced: Cell<bool>,
 }
 
@@ -191,6 +193,7 @@ impl Backend {
             unused_since: Cell::new(None),
             hello: RefCell::new(None),
             client_line: RefCell::new(None),
+            selected: Cell::new(false),
             fenced: Cell::new(false),
             link,
             profile,
@@ -275,6 +278,16 @@ impl Backend {
         let request = [&b"CLIENT"[..], b"UNBLOCK", id.as_bytes(), way.word()];
         let (kind, reply) = self.ask_apart(asker, &request).await.ok()?;
         (!kind.is_error()).then_some(&reply[..] == b":1\r\n")
+    }
+
+    /// Whether this user may select this database. Nobody in particular gets there by no other way.
+    pub(crate) fn is_selectable(&self) -> bool {
+        self.profile.credentials.is_none() || self.selected.get()
+    }
+
+    /// Its user has selected its database.
+    pub(crate) fn note_selected(&self) {
+        self.selected.set(true);
     }
 
     /// The node's own answer to `HELLO 2` or `HELLO 3` under this Profile; asked once.

@@ -81,6 +81,13 @@ impl Conn {
                 unheeded: 0,
                 counted,
             };
+            let profile = match &profile.credentials {
+                // Whoever may not SELECT keeps the database that was selected before AUTH, as on the node itself.
+                Some(_) if profile.db != 0 && !conn.select(profile.db).await?.starts_with(b"-") => {
+                    &profile.on(0)
+                }
+                _ => profile,
+            };
             let (handshake, replies) = profile.handshake();
             if replies > 0 {
                 conn.send(&handshake).await?;
@@ -97,6 +104,17 @@ impl Conn {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
         }
+    }
+
+    /// SELECT, and the node's answer.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) async fn select(&mut self, db: u32) -> io::Result<Bytes> {
+        let mut order = BytesMut::new();
+        write::command(&mut order, &[b"SELECT", db.to_string().as_bytes()]);
+        self.send(&order).await?;
+        self.reply().await.map(|(_, reply)| reply)
     }
 
     /// Writes `bytes`, all of them.

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,7 +166,7 @@ impl Fleet {
         backend.expect("a plan names a node of the topology it was made from")
     }
 
-    /// Whether the primary grants `profile`. Only what it grants gets a backend of its own.
+    /// Whether the primary lets the user of `profile` select its database. Only what it grants gets a backend of its own.
     ///
     /// # Panics
     /// Without a primary.
@@ -173,16 +174,25 @@ impl Fleet {
         let prover = self.prover();
         let proven = {
             let nodes = self.nodes.borrow();
-            nodes
+            let backend = nodes
                 .get(&prover.link().node)
-                .is_some_and(|node| node.backends.contains_key(profile))
+                .and_then(|node| node.backends.get(profile));
+            backend.is_some_and(|backend| backend.is_selectable())
         };
-        let profile = profile.clone();
+        let (user, db) = (profile.on(0), profile.db);
         async move {
-            if !proven {
-                prover.link().connect(&profile, ConnectionKind::Control).await?;
+            if proven {
+                return Ok(());
             }
-            Ok(())
+            let mut conn = prover.link().connect(&user, ConnectionKind::Control).await?;
+            let timeout = prover.link().settings.connect_timeout;
+            let selected = tokio::time::timeout(timeout, conn.select(db)).await;
+            let reply = selected.map_err(io::Error::from).flatten()?;
+            if reply.starts_with(b"+") {
+                Ok(())
+            } else {
+                Err(ConnectError::Refused(reply))
+            }
         }
     }
 

@@ -26,6 +26,11 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
+    /// The same, on another database.
+    pub(crate) fn on(&self, db: u32) -> Self {
+        Self { db, ..self.clone() }
+    }
+
     /// What a fresh connection must send to become this Profile, and how many replies that takes.
     pub(crate) fn handshake(&self) -> (Bytes, usize) {
         let mut out = BytesMut::new();

@@ -221,6 +221,9 @@ impl Session {
             Ok(reply) | Err(reply) => reply,
         };
         if reply.starts_with(b"+") {
+            if let Some(backend) = self.door.fleet.primary(&profile) {
+                backend.note_selected();
+            }
             self.change(profile);
         }
         self.answer(&command, reply);

@@ -55,6 +55,24 @@ on_each_server! {
         Ok(())
     }
 
+    /// As on the node itself: AUTH keeps the database, and SELECT asks who one is now.
+    fn a_user_who_may_not_select_stays_where_he_is(flavor: Flavor) -> Result<()> {
+        let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
+        cluster.primary()?.command(&words("ACL SETUSER bob on >secret ~* &* +@all -select"))?;
+        let proxy = slipring().sentinels(&cluster).start()?;
+        let mut client = proxy.client()?;
+        for (line, reply) in [("SELECT 9", "OK"), ("AUTH bob secret", "OK"), ("SET k nine", "OK"), ("ACL WHOAMI", "bob")] {
+            says(&mut client, line, reply)?;
+        }
+        refuses(&mut client, "SELECT 3", "NOPERM")?;
+        says(&mut client, "GET k", "nine")?;
+        let mut other = logged_in(&proxy, "AUTH bob secret")?;
+        refuses(&mut other, "SELECT 9", "NOPERM")?;
+        let mut nobody = proxy.client()?;
+        says(&mut nobody, "SELECT 9", "OK")?;
+        says(&mut nobody, "GET k", "nine")
+    }
+
     /// A client may log in before slipring itself knows any password of the nodes' clients.
     fn a_wrong_password_of_our_own_is_told(flavor: Flavor) -> Result<()> {
         let login = Login::user("proxy", "right");
