@@ -151,9 +151,8 @@ impl Session {
                 deadline = Instant::now() + hold;
             }
             if Instant::now() >= deadline {
-                stay.give_up();
                 let reply = call.refused.take().unwrap_or_else(|| self.no_primary());
-                self.answer(&command, &reply);
+                self.refuse(stay, &command, &reply);
                 return Ok(());
             }
             self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
@@ -183,14 +182,21 @@ impl Session {
         self.stream_begun(begun, command, stay.reason).await
     }
 
+    /// `command` was not executed.
+    fn refuse(&mut self, stay: &mut Stay, command: &Command<Bytes>, reply: &[u8]) {
+        let granted = stay.fail(command);
+        self.answer(command, granted.unwrap_or(reply));
+    }
+
     fn unknown_outcome(
         &mut self,
         stay: &mut Stay,
         command: &Command<Bytes>,
         link: Option<&std::rc::Rc<Link>>,
     ) -> Result<(), Close> {
-        stay.give_up();
-        if let Some(link) = link {
+        if let Some(granted) = stay.fail(command) {
+            self.answer(command, granted);
+        } else if let Some(link) = link {
             link.account_unknown(shape_of(command));
             self.client
                 .reply(&Error::UnknownOutcome(&link.node.address).reply());
@@ -220,15 +226,14 @@ impl Session {
                 None => self.primary_for(shape, bytes).await?,
             };
             if let Err(refusal) = waited {
-                stay.give_up();
-                self.answer(command, &call.refused.take().unwrap_or(refusal));
+                self.refuse(stay, command, &call.refused.take().unwrap_or(refusal));
                 return Ok(Attempt::Answered);
             }
             // It may have changed while the command waited.
             self.leave_former(stay);
         }
         if let Some(reply) = stay.instead_of(command, self.profile.resp) {
-            if command.spec().name == "exec" {
+            if matches!(command.spec().name, "exec" | "discard") {
                 // A lease may have the replayed MULTI open: closing it is the shortest DISCARD.
                 stay.give_up();
             }
@@ -243,8 +248,7 @@ impl Session {
                 Ok(true) => {}
                 Ok(false) => return Ok(Attempt::Again),
                 Err(reply) => {
-                    stay.give_up();
-                    self.answer(command, &reply);
+                    self.refuse(stay, command, &reply);
                     return Ok(Attempt::Answered);
                 }
             }

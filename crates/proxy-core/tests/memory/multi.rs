@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use sentinel_watcher::Phase;
 use tokio::time::{Instant, sleep};
 
 use crate::common::node::{Fault, Temper};
 use proxy_core::{ClientAuth, Settings};
 
-use crate::common::world::{UNKNOWN, run, run_with, settle};
+use crate::common::world::{HOLD, UNKNOWN, run, run_with, settle};
 
 const READONLY_AT_EXEC: &str = "EXECABORT Transaction discarded because of previous errors.";
 
@@ -367,5 +368,61 @@ fn an_exec_on_a_connection_that_is_known_to_be_lost_is_replayed() {
         world.a.cut();
         settle().await;
         assert_eq!(client.ask("EXEC").await, "[:1]");
+    });
+}
+
+/// What a client has written behind a MULTI is part of the transaction, whatever becomes of the MULTI: none of it may be
+/// executed on its own.
+#[test]
+fn nothing_of_a_transaction_that_found_no_primary_is_executed() {
+    run(async |world| {
+        for begun in [&["WATCH w"][..], &["MULTI", "SET k 0"], &["WATCH w", "MULTI"]] {
+            let mut client = world.client();
+            for line in begun {
+                client.ask(line).await;
+            }
+            world.phase(Phase::Down);
+            let rest = match begun.contains(&"MULTI") {
+                true => "SET k 1; INCR n; EXEC",
+                false => "MULTI; SET k 1; INCR n; EXEC",
+            };
+            client.send(rest).await;
+            sleep(HOLD + Duration::from_millis(10)).await;
+            world.serve(&world.a);
+            let replies = client.replies(rest.split("; ").count()).await;
+            let last = replies.rsplit_once(" -").map(|(_, last)| last);
+            assert_eq!(last, Some(READONLY_AT_EXEC), "{begun:?}: {replies}");
+            assert_eq!(client.ask("GET k; GET n").await, "nil nil", "{begun:?}");
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_found_no_primary_can_be_discarded() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI").await, "+OK");
+        world.phase(Phase::Down);
+        client.send("SET k 1").await;
+        sleep(HOLD + Duration::from_millis(10)).await;
+        assert!(client.reply().await.starts_with("-MASTERDOWN"));
+        world.serve(&world.a);
+        assert_eq!(client.ask("DISCARD; SET k 2; GET k").await, "+OK +OK 2");
+    });
+}
+
+#[test]
+fn a_key_stays_watched_where_a_read_behind_it_found_no_primary() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("WATCH k; SET own 1").await, "+OK +OK");
+        world.phase(Phase::Down);
+        client.send("SET own 2").await;
+        sleep(HOLD + Duration::from_millis(10)).await;
+        assert!(client.reply().await.starts_with("-MASTERDOWN"));
+        world.a.put("k", b"another's");
+        world.serve(&world.a);
+        assert_eq!(client.ask("MULTI; SET k mine; EXEC").await, "+OK +QUEUED nil");
+        assert_eq!(world.a.text("k").as_deref(), Some("another's"));
     });
 }

@@ -57,6 +57,8 @@ pub(super) enum Abort {
     Lost,
     /// slipring refused one of its commands.
     Refused,
+    /// No primary came for one of its commands.
+    Unserved,
 }
 
 /// One command's way over the lease.
@@ -154,6 +156,27 @@ impl Stay {
         *self = Self::new(self.budget, self.reason);
     }
 
+    /// `command` is not going to be executed, or nobody knows. What it belongs to is not over: an open transaction can
+    /// only end in EXECABORT, and watched keys count as touched. What the client has written behind it must not be
+    /// executed on its own, so MULTI itself is granted, as Redis grants it always: the answer to give.
+    pub(super) fn fail(&mut self, command: &Command<Bytes>) -> Option<&'static [u8]> {
+        self.lose();
+        let name = command.spec().name;
+        match name {
+            "multi" if !self.state.in_multi => {
+                self.state.in_multi = true;
+                self.journal = Journal::default();
+                self.aborted = Some(Abort::Unserved);
+                return Some(b"+OK\r\n");
+            }
+            "exec" | "discard" => self.give_up(),
+            _ if self.state.in_multi => self.aborted = self.aborted.or(Some(Abort::Unserved)),
+            _ if self.state.watching => {}
+            _ => self.give_up(),
+        }
+        None
+    }
+
     /// Where the command that was sent waits, if the node has told the connection's id.
     pub(super) fn blocked(&mut self) -> Option<Blocked> {
         let HeldLease { lease, backend } = self.held.as_mut()?;
@@ -185,6 +208,10 @@ impl Stay {
         }
         let exec = command.spec().name == "exec";
         match self.aborted {
+            Some(Abort::Lost | Abort::Unserved) if command.spec().name == "discard" => {
+                Some(Bytes::from_static(b"+OK\r\n"))
+            }
+            Some(Abort::Unserved) => Some(Error::TransactionRefused.reply()),
             Some(Abort::Lost) => Some(Error::TransactionLost.reply()),
             Some(Abort::Refused) if exec => Some(Error::TransactionRefused.reply()),
             _ if exec && self.watch_broken => Some(Bytes::from_static(if resp == Resp::Three {
