@@ -287,11 +287,8 @@ impl Session {
             }
             Asked::Incr => self.check_counter(&shown, stamp),
             Asked::Echo(id) => {
-                if shown != id && self.fate(&shown, "-") == Fate::Done {
-                    blame(
-                        Dread::Misdelivered,
-                        format!("{}: {shown} for ECHO {id}", self.name),
-                    );
+                if shown != id {
+                    self.fate(&shown, &id);
                 }
             }
             Asked::Publish => drop(self.fate(&shown, ":")),
@@ -380,7 +377,7 @@ impl Session {
         self.send(&format!("GET {key}")).await?;
         let seen = self.reply().await?;
         if seen.starts_with('-') {
-            self.fate(&seen, "-");
+            self.fate(&seen, "a value");
             self.step("UNWATCH", "+OK").await?;
             return Ok(());
         }
@@ -468,7 +465,7 @@ impl Session {
 
     fn check_get(&mut self, key: u64, shown: String, stamp: u64) {
         if shown.starts_with('-') {
-            self.fate(&shown, "-");
+            self.fate(&shown, "a value");
             return;
         }
         let (name, elsewhere, now) = (self.name.clone(), self.elsewhere, self.world.stamp());
