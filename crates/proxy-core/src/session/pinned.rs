@@ -152,7 +152,7 @@ impl Session {
             }
             if Instant::now() >= deadline {
                 let reply = call.refused.take().unwrap_or_else(|| self.no_primary());
-                self.refuse(stay, &command, &reply);
+                self.leave_unserved(stay, &command, &reply);
                 return Ok(());
             }
             self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
@@ -183,7 +183,7 @@ impl Session {
     }
 
     /// `command` was not executed.
-    fn refuse(&mut self, stay: &mut Stay, command: &Command<Bytes>, reply: &[u8]) {
+    fn leave_unserved(&mut self, stay: &mut Stay, command: &Command<Bytes>, reply: &[u8]) {
         let granted = stay.fail(command);
         self.answer(command, granted.unwrap_or(reply));
     }
@@ -226,7 +226,7 @@ impl Session {
                 None => self.primary_for(shape, bytes).await?,
             };
             if let Err(refusal) = waited {
-                self.refuse(stay, command, &call.refused.take().unwrap_or(refusal));
+                self.leave_unserved(stay, command, &call.refused.take().unwrap_or(refusal));
                 return Ok(Attempt::Answered);
             }
             // It may have changed while the command waited.
@@ -248,7 +248,7 @@ impl Session {
                 Ok(true) => {}
                 Ok(false) => return Ok(Attempt::Again),
                 Err(reply) => {
-                    self.refuse(stay, command, &reply);
+                    self.leave_unserved(stay, command, &reply);
                     return Ok(Attempt::Answered);
                 }
             }
