@@ -2,6 +2,7 @@
 
 mod audit;
 mod demo;
+mod deploy;
 mod failover;
 mod generate;
 mod setup;
@@ -43,6 +44,8 @@ enum Chore {
     Suite(suite::Options),
     /// Run the real watcher and core in a simulated world that goes wrong, by seed
     Sim(sim::Options),
+    /// Try what deploy/ holds: chart, rules and dashboard, with helm, promtool and a real Prometheus
+    Deploy,
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -109,6 +112,7 @@ fn run(chore: Chore) -> Result<bool> {
         }
         Chore::Suite(options) => suite::run(&options),
         Chore::Sim(options) => Ok(sim::run(&options)),
+        Chore::Deploy => deploy::run(),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }
