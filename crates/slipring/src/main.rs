@@ -10,6 +10,7 @@ mod descriptors;
 mod file;
 mod log;
 mod runtime;
+mod service;
 mod status;
 mod tls;
 

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::{Config, Door};
 use crate::descriptors;
+use crate::service;
 use crate::status::{Status, Watched};
 use crate::tls::Tls;
 
@@ -146,6 +147,7 @@ impl Control {
             workers.spawn(async { ended.await.is_ok() });
         }
 
+        service::ready();
         let cause = tokio::select! {
             biased;
             name = next_signal(&mut terminate, &mut interrupt) => Ok(name),
@@ -166,6 +168,7 @@ impl Control {
                 ExitCode::from(EXIT_SOFTWARE)
             }
         };
+        service::stopping();
         self.status.drain();
         self.handle.drain();
         let all_ended = async { while workers.join_next().await.is_some() {} };
@@ -189,10 +192,12 @@ impl Control {
 async fn reload_at(hangup: &mut Signal, tls: &Tls) -> Infallible {
     loop {
         hangup.recv().await;
+        service::reloading();
         match tls.reload() {
             Ok(()) => tracing::info!("SIGHUP: certificates read again"),
             Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
         }
+        service::ready();
     }
 }
 

@@ -1,5 +1,6 @@
 //! From start to end where there is no Redis at all: slipring listens, says what it waits for, and drains.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -31,6 +32,35 @@ fn it_lives_without_a_primary_and_says_what_is_wrong() -> Result<()> {
     let (status, topology) = proxy.get("/topology")?;
     assert_eq!(status, 200);
     assert!(topology.contains("\"phase\": \"down\""), "{topology}");
+    Ok(())
+}
+
+#[test]
+fn the_service_manager_is_told() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(PATIENCE))?;
+    let told = || -> Result<String> {
+        let mut message = [0; 256];
+        let len = manager.recv(&mut message)?;
+        Ok(String::from_utf8_lossy(&message[..len]).into_owned())
+    };
+    let nobody = Port::free()?;
+    let proxy = Proxy::builder(env!("CARGO_BIN_EXE_slipring"))
+        .flag("--sentinels", &nobody.address().to_string())
+        .env("NOTIFY_SOCKET", path.to_str().expect("plain"))
+        .spawn()?;
+    ensure!(told()?.contains("READY=1"), "not told that it is ready");
+    proxy.process().signal(Signal::SIGHUP)?;
+    let reloading = told()?;
+    ensure!(
+        reloading.contains("RELOADING=1") && reloading.contains("MONOTONIC_USEC="),
+        "{reloading}"
+    );
+    ensure!(told()?.contains("READY=1"), "not told that the reload is done");
+    proxy.terminate(PATIENCE)?;
+    ensure!(told()?.contains("STOPPING=1"), "not told that it stops");
     Ok(())
 }
 
