@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use resp_codec::{Class, CommandSpec, Refusal, ReplyKind, write};
-use sentinel_watcher::{Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
+use resp_codec::{Class, CommandSpec, Refusal, ReplyKind, refusal, write};
+use sentinel_watcher::{Credentials, Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
@@ -30,7 +30,7 @@ use crate::failover::Timeline;
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
 use crate::roster::Way;
-use crate::settings::Settings;
+use crate::settings::{ClientAuth, Settings};
 
 /// Which node, in which role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ pub(crate) struct Link {
     pub(crate) cells: Arc<Cells>,
     pub(crate) node_cells: Arc<NodeCells>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    /// Credentials that the primary takes no longer; their sessions end at the next pulse.
+    pub(crate) revoked: Rc<RefCell<BTreeSet<Credentials>>>,
     /// Until when a new primary's lack of replicas is waited out.
     pub(crate) settling_until: Rc<Cell<Option<Instant>>>,
     pub(crate) timeline: Arc<Timeline>,
@@ -105,6 +107,14 @@ impl Link {
             counted,
         )
         .await
+    }
+
+    /// The node has refused `profile` with `reply`. Whoever had proven these credentials to a primary loses the session.
+    pub(crate) fn revoke(&self, profile: &Profile, reply: &[u8]) {
+        let proven = self.node.term.is_some() && self.settings.client_auth == ClientAuth::Passthrough;
+        if proven && refusal(reply) == Some(Refusal::WrongPass) {
+            self.revoked.borrow_mut().extend(profile.credentials.clone());
+        }
     }
 
     /// Tells the watcher that something looks wrong.

@@ -27,6 +27,8 @@ pub(crate) enum Message {
     Adopt(Adopt),
     /// Which clients are there? Each with its id, in no order.
     List(Arc<Filter>, Arc<Fields>, mpsc::Sender<Vec<(u64, Vec<u8>)>>),
+    /// How many clients of this master are there?
+    Count(usize, mpsc::Sender<usize>),
     /// Close these. How many were there?
     Kill(Arc<Filter>, mpsc::Sender<usize>),
     /// The primary of this master is about to postpone this, or postpones nothing any more.
@@ -105,6 +107,12 @@ impl Roster {
         let mut lines = lines.await.concat();
         lines.sort_by_key(|(id, _)| *id);
         lines.into_iter().flat_map(|(_, line)| line).collect()
+    }
+
+    /// How many clients one master has.
+    pub(crate) async fn count(&self, upstream: usize) -> usize {
+        let counts = self.gather(|answer| Message::Count(upstream, answer));
+        counts.await.into_iter().sum()
     }
 
     /// Closes all clients that `filter` chooses. How many there were.

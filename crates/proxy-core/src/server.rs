@@ -5,6 +5,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -15,7 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use sentinel_watcher::{Dial, HealthFeed, HintSender, Steering, TopologyFeed};
+use sentinel_watcher::{Credentials, Dial, HealthFeed, HintSender, Steering, TopologyFeed};
 use slab::Slab;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
@@ -374,6 +375,9 @@ impl Running {
                     .collect();
                 let _ = answer.try_send(lines);
             }
+            Message::Count(upstream, answer) => {
+                let _ = answer.try_send(mean(&Filter::all(upstream)).len());
+            }
             Message::Kill(filter, answer) => {
                 let meant = mean(&filter);
                 for client in &meant {
@@ -475,6 +479,10 @@ impl Running {
         self.state.pulse.set(now);
         for fleet in &self.fleets {
             fleet.pulse(now);
+            let revoked = fleet.take_revoked();
+            if !revoked.is_empty() {
+                self.close_revoked(fleet.upstream(), &revoked);
+            }
         }
         let idle = self.state.settings.idle_timeout;
         if !idle.is_zero() {
@@ -482,6 +490,15 @@ impl Running {
                 if client.is_idle_since(now, idle) {
                     client.give_order(Order::Close(CloseReason::Idle));
                 }
+            }
+        }
+    }
+
+    /// Ends the sessions of users that have been deleted, or have another password on a new primary.
+    fn close_revoked(&self, upstream: usize, revoked: &BTreeSet<Credentials>) {
+        for (_, client) in self.clients.borrow().iter() {
+            if client.face().upstream == upstream && client.face().is_one_of(revoked) {
+                client.give_order(Order::Close(CloseReason::Revoked));
             }
         }
     }

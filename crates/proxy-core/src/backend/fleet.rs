@@ -4,7 +4,7 @@
 //! new one, so that nothing can slip to a former primary.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use resp_codec::write;
 use sentinel_watcher::{
-    Dial, Epoch, HealthFeed, HintSender, Phase, Primary, QuietPlace, Sabotage, Shard, Signal, SignalFeed,
-    Suspicion, Topology, TopologyFeed, is_sabotaged,
+    Credentials, Dial, Epoch, HealthFeed, HintSender, Phase, Primary, QuietPlace, Sabotage, Shard, Signal,
+    SignalFeed, Suspicion, Topology, TopologyFeed, is_sabotaged,
 };
 use tokio::time::Instant;
 
@@ -65,6 +65,8 @@ pub(crate) struct Fleet {
     settling_until: Rc<Cell<Option<Instant>>>,
     /// It has had a primary.
     led: Cell<bool>,
+    /// Credentials that the primary takes no longer.
+    revoked: Rc<RefCell<BTreeSet<Credentials>>>,
     /// What the primary postpones.
     paused: Cell<Option<Pause>>,
     /// The primary answers NOAUTH to nobody.
@@ -95,6 +97,7 @@ impl Fleet {
             nodes: RefCell::new(BTreeMap::new()),
             settling_until: Rc::new(Cell::new(None)),
             led: Cell::new(false),
+            revoked: Rc::default(),
             paused: Cell::new(None),
             auth_required: Cell::new(false),
         })
@@ -222,6 +225,11 @@ impl Fleet {
             .is_some_and(|primary| key_of(primary) == *node)
     }
 
+    /// Credentials that the primary has refused since the last time.
+    pub(crate) fn take_revoked(&self) -> BTreeSet<Credentials> {
+        std::mem::take(&mut *self.revoked.borrow_mut())
+    }
+
     /// What the primary postpones now.
     pub(crate) fn paused(&self) -> Option<Pause> {
         let pause = self.paused.get()?;
@@ -295,6 +303,7 @@ impl Fleet {
             cells: Arc::clone(&parts.cells),
             node_cells: parts.cells.node(parts.upstream, &key.address, role),
             scratch: Rc::clone(&parts.scratch),
+            revoked: Rc::clone(&self.revoked),
             settling_until: Rc::clone(&self.settling_until),
             timeline: Arc::clone(&parts.timeline),
             unwritten: Cell::new(key.term.is_some()),

@@ -210,7 +210,7 @@ impl Mux {
     async fn run(self: Rc<Self>, profile: Profile) {
         let (mut io, _counted) = match self.link.connect(&profile, ConnectionKind::Mux).await {
             Ok(conn) => conn.into_parts(),
-            Err(error) => return self.refuse(&error),
+            Err(error) => return self.refuse(&error, &profile),
         };
         {
             let state = &mut *self.state.borrow_mut();
@@ -224,6 +224,13 @@ impl Mux {
             && self.state.borrow_mut().lose(&self.link, None)
         {
             self.link.hint(Suspicion::ConnectionLost);
+            // A node cuts the connections of a user that it has deleted: whoever was that user is so no longer.
+            if profile.credentials.is_some()
+                && let Err(ConnectError::Refused(reply)) =
+                    self.link.connect(&profile, ConnectionKind::Control).await
+            {
+                self.link.revoke(&profile, &reply);
+            }
         }
     }
 
@@ -278,7 +285,7 @@ impl Mux {
         Poll::Pending
     }
 
-    fn refuse(&self, error: &ConnectError) {
+    fn refuse(&self, error: &ConnectError, profile: &Profile) {
         match error {
             ConnectError::Io(error) => {
                 tracing::debug!(node = %self.link.node.address, %error, "cannot connect");
@@ -287,6 +294,7 @@ impl Mux {
             }
             ConnectError::Refused(reply) => {
                 self.state.borrow_mut().lose(&self.link, Some(reply));
+                self.link.revoke(profile, reply);
             }
         }
     }

@@ -1,9 +1,10 @@
 //! What others may see of a client: the line that CLIENT LIST prints of it, and what CLIENT KILL chooses it by.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use resp_codec::{CommandId, CommandSpec};
+use sentinel_watcher::Credentials;
 use tokio::time::Instant;
 
 use super::Client;
@@ -25,7 +26,7 @@ pub(crate) struct Face {
     pub(crate) since: Instant,
     /// CLIENT SETNAME.
     pub(crate) name: Box<[u8]>,
-    user: Option<Arc<[u8]>>,
+    credentials: Option<Credentials>,
     db: u32,
     resp: Resp,
     /// CLIENT SETINFO.
@@ -114,7 +115,7 @@ impl Face {
             descriptor,
             since,
             name: Box::default(),
-            user: None,
+            credentials: None,
             db: 0,
             resp: Resp::Two,
             library: None,
@@ -124,17 +125,24 @@ impl Face {
 
     /// The client is this from here on.
     pub(crate) fn wear(&mut self, profile: &Profile) {
-        self.user = profile
-            .credentials
-            .as_ref()
-            .and_then(|credentials| credentials.username.clone());
+        self.credentials.clone_from(&profile.credentials);
         self.db = profile.db;
         self.resp = profile.resp;
     }
 
     /// The user that it acts as.
     pub(crate) fn user(&self) -> &[u8] {
-        self.user.as_deref().unwrap_or(b"default")
+        let credentials = self.credentials.as_ref();
+        credentials
+            .and_then(|credentials| credentials.username.as_deref())
+            .unwrap_or(b"default")
+    }
+
+    /// It has presented one of these.
+    pub(crate) fn is_one_of(&self, credentials: &BTreeSet<Credentials>) -> bool {
+        self.credentials
+            .as_ref()
+            .is_some_and(|own| credentials.contains(own))
     }
 
     /// The database that it has selected.

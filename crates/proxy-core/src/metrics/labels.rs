@@ -57,6 +57,8 @@ labels! {
         Quit = "quit",
         /// CLIENT KILL, of its own or by another.
         Killed = "killed",
+        /// The node takes its user's password no longer.
+        Revoked = "revoked",
         /// It sent what is no RESP.
         Protocol = "protocol",
         /// Silent for longer than `--idle-timeout`.

@@ -151,6 +151,30 @@ impl Session {
         Ok(out.freeze())
     }
 
+    /// INFO: the node's own, but for the number of clients.
+    pub(super) async fn info(&mut self, command: Command<Bytes>) -> Result<(), Close> {
+        self.settled().await?;
+        let shape = shape_of(&command);
+        let told = self
+            .with_primary(&command, |session| {
+                let backend = session.door.fleet.primary(&session.profile);
+                let (frame, turn) = (command.frame().clone(), session.id);
+                async move {
+                    let mux = backend?.mux(turn);
+                    mux.ask(&frame, shape).await
+                }
+            })
+            .await?;
+        let (Ok(told) | Err(told)) = told;
+        let upstream = self.door.fleet.upstream();
+        let count = self
+            .gathered(|roster| async move { roster.count(upstream).await })
+            .await?;
+        let reply = with_clients(&told, count).unwrap_or(told);
+        self.answer(&command, &reply);
+        Ok(())
+    }
+
     /// CLIENT KILL: the others at once, oneself once this is answered.
     async fn kill(&mut self, command: &Command<Bytes>) -> Result<Bytes, Close> {
         let upstream = self.door.fleet.upstream();
@@ -296,6 +320,22 @@ fn question(command: &Command<Bytes>) -> Option<Bytes> {
     Some(out.freeze())
 }
 
+/// INFO's answer with `count` in the place of the node's own connections; `None` where it does not tell of clients.
+fn with_clients(info: &[u8], count: usize) -> Option<Bytes> {
+    const NAME: &[u8] = b"\r\nconnected_clients:";
+    let header = info.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let body = info.get(header..info.len().checked_sub(2)?)?;
+    let at = body.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
+    let (before, after) = body.split_at(at);
+    let digits = after.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let body = [before, count.to_string().as_bytes(), after.get(digits..)?].concat();
+    let mut out = BytesMut::from(info.get(..1)?);
+    out.extend_from_slice(format!("{}\r\n", body.len()).as_bytes());
+    out.extend_from_slice(&body);
+    out.extend_from_slice(b"\r\n");
+    Some(out.freeze())
+}
+
 /// What the node is sent of a command that it queues or refuses, and the session means.
 pub(super) fn for_node(command: &Command<Bytes>) -> Bytes {
     question(command).unwrap_or_else(|| command.frame().clone())
@@ -323,4 +363,27 @@ fn number(text: &[u8]) -> Option<u64> {
 /// What Redis takes as a client's name.
 pub(super) fn is_printable(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn info_tells_the_number_of_clients_and_leaves_the_rest() {
+        let check = |info: &str, expected: Option<&str>| {
+            let told = with_clients(info.as_bytes(), 120);
+            assert_eq!(told.as_deref(), expected.map(str::as_bytes), "{info}");
+        };
+        check(
+            "$35\r\n# Clients\r\nconnected_clients:7\r\nx:1\r\n",
+            Some("$37\r\n# Clients\r\nconnected_clients:120\r\nx:1\r\n"),
+        );
+        check(
+            "=36\r\ntxt:# Clients\r\nconnected_clients:7\r\n\r\n",
+            Some("=38\r\ntxt:# Clients\r\nconnected_clients:120\r\n\r\n"),
+        );
+        check("$9\r\n# Memory\n\r\n", None);
+        check("-NOAUTH x\r\n", None);
+    }
 }

@@ -61,6 +61,7 @@ impl Session {
                 Ok(())
             }
             "select" => self.select(command).await,
+            "info" => self.info(command).await,
             _ => self.client_command(command).await,
         }
     }
@@ -128,8 +129,11 @@ impl Session {
             }
             ClientAuth::Passthrough => {}
         }
-        let mut question = BytesMut::new();
-        auth(&mut question, credentials);
+        let mut question = BytesMut::from(&command.frame()[..]);
+        if command.spec().name != "auth" {
+            question.clear();
+            auth(&mut question, credentials);
+        }
         let shape = shape_of(command);
         // Each proof is the node's own: nobody rides on what another client has proven.
         let answer = self

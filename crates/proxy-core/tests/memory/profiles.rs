@@ -153,7 +153,38 @@ fn a_user_that_the_new_primary_does_not_know_loses_its_session() {
         world.switch();
         assert!(client.ask("INCR n").await.starts_with("-WRONGPASS"));
         assert_eq!(world.b.executed("INCR n").len(), 0);
+        client.is_closed().await;
     });
+}
+
+#[test]
+fn a_deleted_users_sessions_end_with_their_connection_and_nobody_elses_do() {
+    run_with(
+        |settings| settings.workers = 2,
+        async |world| {
+            with_passwords(world).await;
+            let mut clients = Vec::new();
+            for _ in 0..4 {
+                clients.push(world.client());
+                settle().await;
+            }
+            for (client, auth) in clients.iter_mut().zip(["ann a1", "ann a1", "bob b1", "bob b1"]) {
+                assert_eq!(client.ask(&format!("AUTH {auth}; PING")).await, "+OK +PONG");
+            }
+            // The node cuts them; another user of that name is not who they are.
+            world.a.require("ann", "a2");
+            world.a.cut();
+            for client in clients.drain(..2) {
+                let mut client = client;
+                client.is_closed().await;
+            }
+            for client in &mut clients {
+                assert_eq!(client.ask("PING").await, "+PONG");
+            }
+            let mut again = world.client();
+            assert_eq!(again.ask("AUTH ann a2; PING").await, "+OK +PONG");
+        },
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub enum Access {
 pub enum Class {
     /// Keyed, keyless, scripts and whatever is unknown: the shared way.
     Data,
-    /// The state of the connection: AUTH, HELLO, SELECT, most of CLIENT, RESET, QUIT.
+    /// The state of the connection: AUTH, HELLO, SELECT, most of CLIENT, RESET, QUIT; INFO, which tells of clients.
     Session,
     /// MULTI, EXEC, DISCARD, WATCH, UNWATCH.
     Transaction,
@@ -132,10 +132,11 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 49] = [
+const CLASSES: [(&str, Class); 50] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
+    ("info", Class::Session),
     ("client", Class::Session),
     ("reset", Class::Session),
     ("quit", Class::Session),
