@@ -284,9 +284,11 @@ impl Session {
             // Held writes wait until it is in place again, as they do for subscribers.
             call.counted = link.node.term.map(|term| self.door.census.count(term));
         }
+        // Who has written nothing has nothing to wait for.
+        let marks = waits && self.wrote_at.is_some();
         let conn = held.lease.conn();
         let sending = async {
-            if waits {
+            if marks {
                 // A fresh connection's replication offset is 0, and WAIT would lie: a propagated no-op makes it
                 // cover all that this session has written.
                 conn.send(WAIT_MARK).await?;
@@ -373,7 +375,9 @@ impl Session {
     ) -> Result<Attempt, Close> {
         let mut applied = self.door.fleet.applied();
         let mut passing = false;
-        let waits = call.unblocks || stay.reason == LeaseReason::Paused;
+        // Of a module's command it is only known that it may block.
+        let module = command.spec().class == Class::Unknown && stay.reason == LeaseReason::Blocking;
+        let waits = call.unblocks || module || stay.reason == LeaseReason::Paused;
         if waits || command.spec().class == Class::Wait {
             self.client.face_mut().doing().blocked = stay.blocked();
         }

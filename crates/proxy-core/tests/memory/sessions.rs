@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::common::node::Fault;
 use crate::common::world::{HOLD, run, run_with, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -166,4 +167,45 @@ fn several_workers_share_the_clients() {
             assert_eq!(world.b.text("n").as_deref(), Some("60"));
         },
     );
+}
+
+#[test]
+fn what_the_table_does_not_know_the_node_is_asked_once() {
+    run(async |world| {
+        let mut client = world.client();
+        let answer = "*1\r\n*10\r\n$7\r\nfoo.get\r\n:2\r\n*2\r\n+readonly\r\n+module\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n";
+        world.a.once("COMMAND INFO", Fault::Answer(answer));
+        world.a.always("FOO.GET k", Fault::Answer("$1\r\nv\r\n"));
+        assert_eq!(client.ask("FOO.GET k; GET x; FOO.GET k").await, "v nil v");
+        assert_eq!(
+            client.ask("Foo.Get k; FOO.GET k").await.split(' ').next_back(),
+            Some("v")
+        );
+        assert_eq!(world.a.received("COMMAND INFO").len(), 1);
+        // It only reads: it is not held, and travels again.
+        world.moving();
+        assert_eq!(client.ask("FOO.GET k").await, "v");
+    });
+}
+
+#[test]
+fn a_command_that_a_module_blocks_in_stalls_nobody() {
+    run(async |world| {
+        let (mut blocked, mut other) = (world.client(), world.client());
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let answer = "*1\r\n*10\r\n$7\r\nfoo.pop\r\n:2\r\n*2\r\n+write\r\n+blocking\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*0\r\n*0\r\n";
+        world.a.once("COMMAND INFO", Fault::Answer(answer));
+        world.a.once("FOO.POP k", Fault::Delay(Duration::from_secs(60)));
+        blocked.send("FOO.POP k").await;
+        settle().await;
+        let started = Instant::now();
+        assert_eq!(other.ask("INCR n").await, ":2");
+        assert!(
+            started.elapsed() < Duration::from_millis(20),
+            "{:?}",
+            started.elapsed()
+        );
+        let connection = |line: &str| world.a.received(line)[0].connection;
+        assert_ne!(connection("FOO.POP k"), connection("INCR n"));
+    });
 }

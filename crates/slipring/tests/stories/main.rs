@@ -8,6 +8,7 @@ mod auth;
 mod bad_input;
 mod before_cluster;
 mod binary_keys;
+mod budgets;
 mod bystanders;
 mod denied;
 mod drain;
