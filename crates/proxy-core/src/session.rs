@@ -491,7 +491,8 @@ fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
         replies: 1,
         read: route::is_read(spec),
         writes: !route::is_read(spec) && !route::is_inert(spec),
-        refusable: !spec.flags.contains(CommandFlags::SCRIPT) || is_sabotaged(Sabotage::RetryScripts),
+        refusable: (!spec.flags.contains(CommandFlags::SCRIPT) && spec.class != Class::Control)
+            || is_sabotaged(Sabotage::RetryScripts),
         resends: 0,
     }
 }

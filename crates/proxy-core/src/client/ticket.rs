@@ -56,7 +56,7 @@ pub(crate) struct Shape {
     pub read: bool,
     /// May change what other commands see; all but reads and a few that concern the connection or the server.
     pub writes: bool,
-    /// The node's entry check alone can have answered a refusal: no script, no module, no EXEC.
+    /// The node's entry check alone can have answered a refusal: no script, no module, no EXEC, no DEBUG.
     pub refusable: bool,
     /// How often a lost connection already made it travel again.
     pub resends: u8,

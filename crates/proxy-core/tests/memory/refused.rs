@@ -73,7 +73,13 @@ fn a_primary_that_lacks_the_replicas_it_should_have_says_so_at_once() {
 
 #[test]
 fn what_a_script_or_an_unknown_command_answers_is_passed_on() {
-    for line in ["EVAL s 1 k", "EVALSHA s 1 k", "FCALL f 0", "JSON.SET k $ 1"] {
+    for line in [
+        "EVAL s 1 k",
+        "EVALSHA s 1 k",
+        "FCALL f 0",
+        "JSON.SET k $ 1",
+        "DEBUG ERROR x",
+    ] {
         for answer in [
             "-READONLY You can't write against a read only replica.",
             "-LOADING Redis is loading the dataset in memory",
