@@ -11,6 +11,7 @@ pub mod port;
 pub mod process;
 pub mod proxy;
 pub mod reply;
+pub mod runtime;
 pub mod scenario;
 pub mod servers;
 pub mod sim;
@@ -20,6 +21,7 @@ pub use client::{Broken, Client};
 pub use load::Load;
 pub use proxy::Proxy;
 pub use reply::Reply;
+pub use runtime::Runtime;
 pub use servers::{Cluster, Flavor, Login, Node, Sentinel};
 
 /// Runs one story against every server flavor: a module of that name with the tests `redis` and `valkey`.

@@ -80,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 }
 
 fn perform(options: &Options) -> Result<bool> {
-    let found = setup::run(false)?;
+    let found = setup::servers(false)?;
     let wanted = |server: &&Server| options.server.is_none_or(|flavor| flavor == server.flavor);
     let server = found
         .servers

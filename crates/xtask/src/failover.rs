@@ -15,7 +15,7 @@ use crate::tool::Tool;
 /// # Errors
 /// When one could not be played.
 pub(crate) fn run(wanted: Option<Flavor>, passwords: bool) -> Result<bool> {
-    let found = setup::run(false)?;
+    let found = setup::servers(false)?;
     let wanted = |server: &&Server| wanted.is_none_or(|flavor| flavor == server.flavor);
     let servers: Vec<_> = found.servers.iter().filter(wanted).collect();
     ensure!(!servers.is_empty(), anyhow!("there is no server to measure with"));

@@ -30,7 +30,7 @@ struct Xtask {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Find redis-server and valkey-server, or bring them
+    /// Find redis-server, valkey-server and the client libraries of the tests, or bring them
     Setup(SetupArgs),
     /// Show what a planned failover and a kill -9 of the primary cost plain clients behind slipring
     Demo(demo::Options),
@@ -93,7 +93,11 @@ fn main() -> ExitCode {
 /// Does the chore; false where it was done and found something wrong, which it has told.
 fn run(chore: Chore) -> Result<bool> {
     match chore {
-        Chore::Setup(args) => setup::run(args.system).map(|found| found.any()),
+        Chore::Setup(args) => {
+            let found = setup::servers(args.system)?;
+            setup::libraries(args.system)?;
+            Ok(found.any())
+        }
         Chore::Demo(options) => demo::run(&options),
         Chore::Test => test::run(),
         Chore::Audit(options) => audit::run(&options),

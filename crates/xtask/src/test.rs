@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use testkit::Flavor;
 use testkit::servers::Server;
+use testkit::{Flavor, Runtime};
 
 use crate::setup::{self, Found};
 use crate::tool::Tool;
@@ -32,8 +32,12 @@ pub(crate) fn run() -> Result<bool> {
         servers: Vec::new(),
         missing: Flavor::ALL.to_vec(),
     };
+    let mut missing_libraries = Runtime::ALL.to_vec();
     let mut steps = vec![step("set-up", || {
-        found = setup::run(false)?;
+        // Both are looked for, whatever becomes of the first.
+        let servers = setup::servers(false).map(|servers| found = servers);
+        missing_libraries = setup::libraries(false)?;
+        servers?;
         Ok(Outcome::Passed)
     })];
     steps.push(cargo("format", &["fmt", "--all", "--check"]));
@@ -85,7 +89,7 @@ pub(crate) fn run() -> Result<bool> {
         told(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     }));
     steps.push(step("command table", || check_command_table(&found.servers)));
-    summarise(&steps, &found.missing, began.elapsed());
+    summarise(&steps, &found.missing, &missing_libraries, began.elapsed());
     Ok(steps
         .iter()
         .all(|step| !matches!(step.outcome, Outcome::Failed(_))))
@@ -131,7 +135,7 @@ fn check_command_table(servers: &[Server]) -> Result<Outcome> {
     crate::generate(true).map(|()| Outcome::Passed)
 }
 
-fn summarise(steps: &[Step], missing: &[Flavor], took: Duration) {
+fn summarise(steps: &[Step], servers: &[Flavor], libraries: &[Runtime], took: Duration) {
     println!("\n=== summary, after {} s ===", took.as_secs());
     for Step { name, outcome, took } in steps {
         let (word, why) = match outcome {
@@ -141,10 +145,13 @@ fn summarise(steps: &[Step], missing: &[Flavor], took: Duration) {
         };
         println!("{word:>8}  {name:<24}{:>6.1} s{why}", took.as_secs_f64());
     }
-    for flavor in missing {
+    for flavor in servers {
         println!(
             " not run  all tests against {flavor}: {} is missing",
             flavor.program()
         );
+    }
+    for runtime in libraries {
+        println!(" not run  all tests with the client libraries for {runtime}: they are missing");
     }
 }

@@ -1,0 +1,108 @@
+//! redis-cli and valkey-cli: typed into, fed through a pipe, and in the modes that look a server over.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use testkit::{Flavor, Proxy, on_each_server};
+
+use super::programme::{Programme, fail_over, lab, left_no_trace};
+
+on_each_server! {
+    fn is_typed_into_and_looks_the_server_over(flavor: Flavor) -> Result<()> {
+        let (_cluster, proxy) = lab(flavor)?;
+        typed(flavor, &proxy)?;
+        mass_insertion(flavor, &proxy)?;
+        for (mode, expected) in [
+            (&["--bigkeys"][..], "Sampled 10000 keys"),
+            (&["--memkeys"], "Sampled 10000 keys"),
+            (&["--scan", "--pattern", "mass:77?"], "mass:777"),
+            (&["--latency", "-i", "1"], "0"),
+            (&["-3", "-r", "3", "PING"], "PONG"),
+            (&["--no-raw", "OBJECT", "ENCODING", "mass:7"], "\"int\""),
+        ] {
+            let said = Programme::start(cli(flavor, &proxy)?.args(mode))?.finish()?.join("\n");
+            ensure!(said.contains(expected), "{mode:?}: {said}");
+        }
+        left_no_trace(&proxy)
+    }
+
+    fn goes_on_through_a_failover(flavor: Flavor) -> Result<()> {
+        let (cluster, proxy) = lab(flavor)?;
+        let mut counter = Programme::start(&mut cli(flavor, &proxy)?)?;
+        let mut subscriber = Programme::start(cli(flavor, &proxy)?.args(["SUBSCRIBE", "news"]))?;
+        subscriber.says("1")?;
+        let mut count = 0;
+        let mut next = || {
+            count += 1;
+            counter.tell("INCR n")?;
+            counter.says(&count.to_string())?;
+            counter.tell(&format!("PUBLISH news {count}"))?;
+            counter.says("1")?;
+            subscriber.says("news")?;
+            subscriber.says(&count.to_string())
+        };
+        for _ in 0..20 {
+            next()?;
+        }
+        fail_over(&cluster)?;
+        for _ in 0..20 {
+            next()?;
+        }
+        counter.finish()?;
+        left_no_trace(&proxy)
+    }
+}
+
+fn cli(flavor: Flavor, proxy: &Proxy) -> Result<Command> {
+    let mut cli = Command::new(flavor.server()?.cli());
+    cli.args(["-p", &proxy.address().port().to_string()]);
+    Ok(cli)
+}
+
+/// Lines as a person types them, the state of the connection among them.
+fn typed(flavor: Flavor, proxy: &Proxy) -> Result<()> {
+    let mut typed = Programme::start(&mut cli(flavor, proxy)?)?;
+    for (line, answer) in [
+        ("SET k \"a value\"", "OK"),
+        ("GET k", "a value"),
+        ("MULTI", "OK"),
+        ("INCR n", "QUEUED"),
+        (
+            "NO SUCH COMMAND",
+            "ERR unknown command 'NO', with args beginning with: 'SUCH' 'COMMAND' ",
+        ),
+        (
+            "EXEC",
+            "EXECABORT Transaction discarded because of previous errors.",
+        ),
+        ("SELECT 5", "OK"),
+        ("DBSIZE", "0"),
+        ("SELECT 0", "OK"),
+        ("CLIENT SETNAME typed", "OK"),
+        ("CLIENT GETNAME", "typed"),
+        ("HELLO 3 SETNAME typed_again", "proto 3"),
+        ("CLIENT GETNAME", "typed_again"),
+        ("RESET", "RESET"),
+        ("EVAL \"return {1,2}\" 0", "2"),
+        ("FLUSHALL", "OK"),
+    ] {
+        typed.tell(line)?;
+        typed.says(answer)?;
+    }
+    typed.finish()?;
+    Ok(())
+}
+
+/// `--pipe`: protocol in, and a count of the replies.
+fn mass_insertion(flavor: Flavor, proxy: &Proxy) -> Result<()> {
+    let mut pipe = Programme::start(cli(flavor, proxy)?.arg("--pipe"))?;
+    let sets: String = (0..10_000).map(|i| format!("SET mass:{i} {i}\r\n")).collect();
+    pipe.tell(sets.trim_end_matches('\n'))?;
+    let said = pipe.finish()?;
+    ensure!(
+        said.last()
+            .is_some_and(|last| last == "errors: 0, replies: 10000"),
+        "{said:?}"
+    );
+    Ok(())
+}
