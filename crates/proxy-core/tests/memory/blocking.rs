@@ -34,6 +34,28 @@ fn a_blocked_client_moves_with_what_is_left_of_its_time() {
     });
 }
 
+/// Libraries ask each new connection for what their servers may not know, redis-py for CLIENT MAINT_NOTIFICATIONS.
+#[test]
+fn what_the_node_refused_keeps_no_session_from_moving() {
+    run(async |world| {
+        let mut client = world.client();
+        let line = "CLIENT SOMETHING_NEW on";
+        world.a.once(
+            line,
+            Fault::Answer("-ERR Unknown subcommand 'SOMETHING_NEW'.\r\n"),
+        );
+        assert_eq!(client.ask(line).await, "-ERR Unknown subcommand 'SOMETHING_NEW'.");
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.moving();
+        settle().await;
+        assert_eq!(world.a.blocked(), 0, "it is unblocked before the switch");
+        world.switch();
+        assert_eq!(world.client().ask("RPUSH q x").await, ":1");
+        assert_eq!(client.reply().await, "[q x]");
+    });
+}
+
 #[test]
 fn a_blocked_client_gets_what_is_pushed_on_the_new_primary() {
     for line in ["BLPOP q 0", "BRPOP p q 0", "BLPOP p q 60"] {
