@@ -10,7 +10,7 @@ use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::backend::profile::Profile;
+use crate::backend::profile::{self, Profile};
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, NodeCells, Side};
 
@@ -112,7 +112,7 @@ impl Conn {
     /// The connection is gone.
     pub(crate) async fn select(&mut self, db: u32) -> io::Result<Bytes> {
         let mut order = BytesMut::new();
-        write::command(&mut order, &[b"SELECT", db.to_string().as_bytes()]);
+        profile::select(&mut order, db);
         self.send(&order).await?;
         self.reply().await.map(|(_, reply)| reply)
     }

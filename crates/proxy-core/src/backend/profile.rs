@@ -44,7 +44,7 @@ impl Profile {
             replies += 1;
         }
         if self.db != 0 {
-            write::command(&mut out, &[b"SELECT", self.db.to_string().as_bytes()]);
+            select(&mut out, self.db);
             replies += 1;
         }
         (out.freeze(), replies)
@@ -58,4 +58,12 @@ pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
         Some(username) => write::command(out, &[b"AUTH", username, password]),
         None => write::command(out, &[b"AUTH", password]),
     }
+}
+
+/// How slipring itself spells SELECT: in what MONITOR tells, it is known by that.
+pub(crate) const OWN_SELECT: &str = "Select";
+
+/// Writes the SELECT command of a connection that is made ready.
+pub(crate) fn select(out: &mut BytesMut, db: u32) {
+    write::command(out, &[OWN_SELECT.as_bytes(), db.to_string().as_bytes()]);
 }

@@ -484,6 +484,11 @@ impl Session {
             stay.held = None;
             return Attempt::Again;
         }
+        // A transaction that was refused and replayed is told why at first.
+        let reply = match (refusal, call.refused.take()) {
+            (Some(Refusal::ExecAbort), Some(first)) => first,
+            _ => reply,
+        };
         let outcome = if kind.is_error() {
             Outcome::Error
         } else {

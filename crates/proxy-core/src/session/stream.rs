@@ -274,6 +274,7 @@ impl Session {
                 self.client.push(&frame);
                 self.note(stream, kind, Bytes::new()).await?;
             }
+            Arrival::Frame(_, frame) if stream.overhears_us(&frame) => {}
             Arrival::Frame(kind, frame) => {
                 let hushed = self.client.misses_replies();
                 let frame = self.note(stream, kind, frame).await?;

@@ -46,6 +46,22 @@ fn a_new_primary_may_lack_replicas_for_a_moment() {
 }
 
 #[test]
+fn a_transaction_that_is_refused_for_as_long_is_told_why_at_first() {
+    run(async |world| {
+        world.switch();
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI; INCR n").await, "+OK +QUEUED");
+        world.b.become_a(Temper::NoReplicas);
+        client.send("EXEC").await;
+        let reply = client.reply().await;
+        assert!(
+            reply.starts_with("-EXECABORT") && reply.contains("NOREPLICAS"),
+            "{reply}"
+        );
+    });
+}
+
+#[test]
 fn a_refusal_that_stays_is_told_when_the_hold_time_is_over() {
     run(async |world| {
         world.a.become_a(Temper::Replica);

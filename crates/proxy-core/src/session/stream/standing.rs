@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use resp_codec::Command;
 
+use crate::backend::profile::OWN_SELECT;
 use crate::limits;
 
 /// MONITOR, CLIENT TRACKING and the like.
@@ -111,6 +112,16 @@ pub(super) fn is_monitors(frame: &[u8]) -> bool {
             .is_some_and(|rest| rest.starts_with(b" ["))
 }
 
+/// MONITOR tells of a SELECT by which slipring makes a connection ready: no client has sent that.
+pub(super) fn is_our_own(frame: &[u8]) -> bool {
+    let end_of_address = b"] \"";
+    let mut rests = frame.windows(end_of_address.len()).zip(end_of_address.len()..);
+    let command = rests
+        .find(|(here, _)| here == end_of_address)
+        .and_then(|(_, at)| frame.get(at..));
+    is_monitors(frame) && command.is_some_and(|command| command.starts_with(OWN_SELECT.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +194,20 @@ mod tests {
         check(&given, None);
         given.push("CLIENT TRACKING OFF");
         check(&given, Some(&[]));
+    }
+
+    #[test]
+    fn monitors_lines_about_slipring_itself_are_known() {
+        for (line, ours) in [
+            ("+1.2 [9 127.0.0.1:1] \"Select\" \"9\"\r\n", true),
+            ("+1.2 [9 [::1]:1] \"Select\" \"9\"\r\n", true),
+            ("+1.2 [9 127.0.0.1:1] \"select\" \"9\"\r\n", false),
+            ("+1.2 [9 lua] \"set\" \"Select\"\r\n", false),
+            ("+1.2 [9 127.0.0.1:1] \"set\" \"] \\\"Select\"\r\n", false),
+            ("+OK\r\n", false),
+        ] {
+            assert_eq!(is_our_own(line.as_bytes()), ours, "{line}");
+        }
     }
 
     #[test]

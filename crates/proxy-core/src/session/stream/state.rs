@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::redirect::{self, Redirect};
 use super::roll::{Noted, Roll};
-use super::standing::{Standing, is_monitors};
+use super::standing::{Standing, is_monitors, is_our_own};
 use super::transaction::{Step, Transaction};
 use crate::backend::NodeKey;
 use crate::backend::lease::{Lease, LeaseState};
@@ -210,6 +210,11 @@ impl Stream {
             Noted::Other => {}
         }
         self.take_front()
+    }
+
+    /// It monitors, and is told of what slipring itself sends.
+    pub(super) fn overhears_us(&self, frame: &[u8]) -> bool {
+        self.standing.monitors() && is_our_own(frame)
     }
 
     /// The command that the next frame answers, where it is known.
