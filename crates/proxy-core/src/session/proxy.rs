@@ -200,6 +200,14 @@ fn handover<'a>(options: &[&'a str]) -> Result<(Vec<&'a str>, Handover), String>
                 order.timeout = Duration::from_millis(millis);
                 rest
             }
+            // An option without its value is no name.
+            [word]
+                if ["to", "timeout"]
+                    .iter()
+                    .any(|option| word.eq_ignore_ascii_case(option)) =>
+            {
+                return Err(wrong());
+            }
             [master, rest @ ..] if named.is_empty() && options.len() == rest.len() + 1 => {
                 named.push(*master);
                 rest
