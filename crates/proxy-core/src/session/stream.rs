@@ -132,11 +132,27 @@ impl Session {
         }
     }
 
+    /// The scripts that a streaming session is about to send, or to ask its node for by digest.
+    async fn provide_streamed(&mut self, stream: &Stream, node: &NodeKey) -> Result<(), Close> {
+        for command in stream
+            .unsent()
+            .filter(|command| command.spec().class == Class::Script)
+        {
+            self.note_script(command);
+            let backend = self.door.fleet.primary(&self.profile);
+            if let Some(backend) = backend.filter(|backend| backend.link().node == *node) {
+                self.provide_scripts(&backend, command.frame()).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Both directions at once, until the stay ends.
     async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
         let mut applied = self.door.fleet.applied();
         let door = Rc::clone(&self.door);
         loop {
+            self.provide_streamed(stream, node).await?;
             let sending = stream.send(lease, self.profile.resp, &door, node);
             if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);

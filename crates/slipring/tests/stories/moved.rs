@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use testkit::{Client, Cluster, Flavor, on_each_server};
 
-use super::support::{PATIENCE, ask, before, breakable, refuses, says};
+use super::support::{PATIENCE, ask, before, breakable, counts, refuses, says};
 
 /// All that a scan finds from `cursor` on, and the cursor after so many steps.
 fn scan(
@@ -63,6 +63,12 @@ on_each_server! {
             }
         }
         let one = |number: usize| format!("EVALSHA {} 1 n", digests[number - 1]);
+        let mut subscriber = proxy.client()?;
+        ask(&mut subscriber, "HELLO 3")?;
+        ask(&mut subscriber, "SUBSCRIBE c")?;
+        let seventh = "return redis.call('INCRBY', KEYS[1], 70)";
+        ensure!(subscriber.command(&["EVAL", seventh, "1", "warm"])?.integer().is_some());
+        let seventh = loaded(&mut cluster.primary()?.client()?, seventh)?;
         let mut transaction = proxy.client()?;
         says(&mut transaction, "MULTI", "OK")?;
         says(&mut transaction, &one(1), "QUEUED")?;
@@ -99,6 +105,8 @@ on_each_server! {
             .collect();
         let replies = client.pipeline(&block)?;
         ensure!(replies[3].items().iter().map(|reply| reply.integer()).eq([Some(19), Some(24)]), "{replies:?}");
+        // Of a subscriber.
+        counts(&mut subscriber, &format!("EVALSHA {seventh} 1 other"), 70)?;
         // Watching, on a lease.
         says(&mut client, "WATCH w", "OK")?;
         ensure!(ask(&mut client, &one(6))?.integer() == Some(30));

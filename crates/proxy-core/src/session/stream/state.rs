@@ -127,6 +127,11 @@ impl Stream {
         (refused || self.transaction.is_open()) && !matches!(command.spec().name, "quit" | "reset")
     }
 
+    /// What waits to be sent.
+    pub(super) fn unsent(&self) -> impl Iterator<Item = &Command<Bytes>> {
+        self.outbox.iter().map(|pending| &pending.command)
+    }
+
     /// What is sent or seen to next.
     pub(super) fn next(&self) -> Option<&Command<Bytes>> {
         self.outbox
