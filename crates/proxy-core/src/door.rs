@@ -17,6 +17,7 @@ use crate::failover::Timeline;
 use crate::metrics::{Cells, Gauge};
 use crate::roster::Roster;
 use crate::server::Upstream;
+use crate::session::Hubs;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
 /// What a session came through.
@@ -38,6 +39,8 @@ pub(crate) struct WorkerState {
     pub(crate) held_bytes: Arc<AtomicUsize>,
     /// In the order of the upstreams.
     pub(crate) masters: Arc<[Master]>,
+    /// Connections that many subscribers share.
+    pub(crate) hubs: Hubs,
     /// This proxy's clients, over all workers.
     pub(crate) roster: Arc<Roster>,
     /// The time at the last pulse: good enough for idle clients.

@@ -290,6 +290,7 @@ impl Running {
             cells: Arc::clone(&cells),
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
             held_bytes: Arc::clone(&shared.held_bytes),
+            hubs: Default::default(),
             masters: Arc::clone(&shared.masters),
             roster: Arc::clone(&shared.roster),
             pulse: Cell::new(Instant::now()),

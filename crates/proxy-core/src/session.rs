@@ -19,6 +19,7 @@ mod own;
 mod pause;
 mod pinned;
 mod proxy;
+mod shared;
 mod stream;
 
 use std::rc::Rc;
@@ -45,6 +46,7 @@ use input::Reading;
 use noted::Scans;
 
 pub(crate) use close::Close;
+pub(crate) use shared::Hubs;
 
 /// The state machine that serves one client.
 pub(crate) struct Session {
@@ -408,6 +410,7 @@ impl Session {
                 self.unsubscribe_nothing(&command);
                 Ok(())
             }
+            Class::Subscription if self.may_share(&command) => self.share(command).await,
             Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
             Class::Stream => self.stream(command, LeaseReason::Stream).await,
             Class::Tracking => self.stream(command, LeaseReason::Tracking).await,

@@ -42,6 +42,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// Shared connections per worker, node and Profile.
     pub mux_connections: usize,
+    /// RESP2 subscribers of a worker share one connection.
+    pub share_subscriptions: bool,
     /// Deadline of one connection attempt, handshake included.
     pub connect_timeout: Duration,
     /// Silence with work outstanding after which a node is probed on a fresh connection.
@@ -76,6 +78,7 @@ impl Default for Settings {
             max_clients: 10_000,
             pool_size: 10_000,
             mux_connections: 1,
+            share_subscriptions: false,
             connect_timeout: Duration::from_secs(1),
             node_timeout: Duration::from_secs(1),
             failover_hold_timeout: None,

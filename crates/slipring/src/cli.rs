@@ -178,6 +178,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::count)]
     pub(crate) mux_connections: usize,
 
+    /// RESP2 subscribers of one worker, user and database share one connection to the node.
+    #[arg(long)]
+    pub(crate) share_subscriptions: bool,
+
     /// How long a session waits for a connection of its own.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = values::deadline)]
     pub(crate) lease_wait_timeout: Duration,

@@ -120,6 +120,7 @@ fn settings(
         max_clients: cli.clients.max_clients,
         pool_size: cli.nodes.pool_size.unwrap_or(cli.clients.max_clients),
         mux_connections: cli.nodes.mux_connections,
+        share_subscriptions: cli.nodes.share_subscriptions,
         connect_timeout: cli.nodes.connect_timeout,
         node_timeout: cli.nodes.node_timeout,
         failover_hold_timeout: match cli.failover.failover_hold_timeout {

@@ -17,6 +17,8 @@ mod standing;
 mod state;
 mod transaction;
 
+pub(super) use roll::words;
+
 use std::rc::Rc;
 
 use bytes::Bytes;

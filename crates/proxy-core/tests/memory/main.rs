@@ -14,6 +14,7 @@ mod profiles;
 mod random;
 mod refused;
 mod sessions;
+mod shared;
 mod slow;
 mod streams;
 mod subscribers;

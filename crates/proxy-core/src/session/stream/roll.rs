@@ -131,7 +131,7 @@ pub(super) fn is_published(frame: &[u8]) -> bool {
 }
 
 /// The first two elements of an array or push whose first is a bulk string; the second may be null.
-fn words(frame: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+pub(in crate::session) fn words(frame: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     if !matches!(frame.first()?, b'*' | b'>') {
         return None;
     }

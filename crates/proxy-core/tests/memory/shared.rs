@@ -1,0 +1,144 @@
+//! `--share-subscriptions`: many RESP2 subscribers of one worker hear the node over one connection.
+
+use std::time::Duration;
+
+use proxy_core::Settings;
+use tokio::time::Instant;
+
+use crate::common::world::{World, run_with, settle};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn sharing(test: impl AsyncFnOnce(&World)) {
+    let share = |settings: &mut Settings| settings.share_subscriptions = true;
+    run_with(share, test);
+}
+
+#[test]
+fn a_thousand_subscribers_use_one_connection() {
+    sharing(async |world| {
+        let mut subscribers = Vec::new();
+        for _ in 0..1_000 {
+            let mut subscriber = world.client();
+            assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
+            subscribers.push(subscriber);
+        }
+        assert_eq!(world.a.subscribers(), 1);
+        assert_eq!(world.a.received("SUBSCRIBE").len(), 1);
+        assert_eq!(
+            world.client().ask("PUBLISH news m").await,
+            ":1",
+            "the node counts one"
+        );
+        for subscriber in &mut subscribers {
+            assert_eq!(subscriber.reply().await, "[message news m]");
+        }
+        drop(subscribers);
+        settle().await;
+        assert_eq!(world.a.subscribers(), 0, "nobody hears it any more");
+    });
+}
+
+#[test]
+fn one_that_does_not_read_is_closed_and_hurts_nobody() {
+    sharing(async |world| {
+        let (mut slow, mut other) = (world.narrow_client(1024), world.client());
+        for subscriber in [&mut slow, &mut other] {
+            assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
+        }
+        let mut publisher = world.client();
+        let message = "m".repeat(100_000);
+        for _ in 0..400 {
+            let started = Instant::now();
+            assert_eq!(publisher.ask(&format!("PUBLISH news {message}")).await, ":1");
+            assert_eq!(other.reply().await, format!("[message news {message}]"));
+            assert!(started.elapsed() < SECOND / 10, "{:?}", started.elapsed());
+        }
+        assert_eq!(
+            world.metric("slipring_clients_closed_total", "output"),
+            1.0,
+            "32 MiB waited for the slow one"
+        );
+        assert_eq!(other.ask("PING").await, "[pong ]");
+    });
+}
+
+#[test]
+fn a_subscriber_may_ask_what_redis_lets_it() {
+    sharing(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        assert_eq!(
+            one.ask("SUBSCRIBE a; PSUBSCRIBE b*; PING; PING x").await,
+            "[subscribe a :1] [psubscribe b* :2] [pong ] [pong x]"
+        );
+        one.send("SUBSCRIBE c d").await;
+        assert_eq!(one.replies(2).await, "[subscribe c :3] [subscribe d :4]");
+        assert_eq!(
+            one.ask("GET x").await,
+            "-ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        );
+        assert_eq!(two.ask("SUBSCRIBE a").await, "[subscribe a :1]");
+        assert_eq!(
+            one.ask("UNSUBSCRIBE a; UNSUBSCRIBE nosuch").await,
+            "[unsubscribe a :3] [unsubscribe nosuch :3]"
+        );
+        assert_eq!(world.client().ask("PUBLISH a 1; PUBLISH bb 2").await, ":1 :1");
+        assert_eq!(two.reply().await, "[message a 1]");
+        assert_eq!(one.reply().await, "[pmessage b* bb 2]");
+        assert_eq!(one.ask("RESET; INCR n").await, "+RESET :1");
+        assert_eq!(two.ask("UNSUBSCRIBE; INCR n").await, "[unsubscribe a :0] :2");
+        settle().await;
+        assert_eq!(world.a.subscribers(), 0);
+        assert_eq!(
+            two.ask("SUBSCRIBE a").await,
+            "[subscribe a :1]",
+            "a hub begins anew"
+        );
+    });
+}
+
+#[test]
+fn shared_subscriptions_move_before_held_messages_flow() {
+    sharing(async |world| {
+        let mut subscribers: Vec<_> = (0..5).map(|_| world.client()).collect();
+        for (number, subscriber) in subscribers.iter_mut().enumerate() {
+            let replies = subscriber
+                .ask(&format!("SUBSCRIBE news; SUBSCRIBE own:{number}"))
+                .await;
+            assert_eq!(
+                replies,
+                format!("[subscribe news :1] [subscribe own:{number} :2]")
+            );
+        }
+        let mut publisher = world.client();
+        world.moving();
+        publisher.send("PUBLISH news late").await;
+        publisher.hears_nothing_for(SECOND).await;
+        world.switch();
+        assert_eq!(publisher.reply().await, ":1", "it had arrived");
+        for subscriber in &mut subscribers {
+            assert_eq!(subscriber.reply().await, "[message news late]");
+            subscriber.hears_nothing_for(SECOND / 10).await;
+        }
+        assert_eq!((world.a.open(), world.b.subscribers()), (0, 1));
+        world.b.cut();
+        settle().await;
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(world.client().ask("PUBLISH own:3 m").await, ":1");
+        assert_eq!(subscribers[3].reply().await, "[message own:3 m]");
+    });
+}
+
+#[test]
+fn whoever_speaks_resp3_keeps_a_connection_of_its_own() {
+    sharing(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        for subscriber in [&mut one, &mut two] {
+            subscriber.send("HELLO 3; SUBSCRIBE s").await;
+            subscriber.replies(2).await;
+        }
+        assert_eq!(world.a.subscribers(), 2);
+        assert_eq!(one.ask("PUBLISH s m").await, ">[message s m]");
+        assert_eq!(one.reply().await, ":2");
+    });
+}
