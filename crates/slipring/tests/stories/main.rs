@@ -10,6 +10,7 @@ mod before_cluster;
 mod binary_keys;
 mod budgets;
 mod bystanders;
+mod clients;
 mod denied;
 mod drain;
 mod first_command;

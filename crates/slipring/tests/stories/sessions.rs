@@ -144,8 +144,6 @@ fn identities(stage: &Stage) -> Result<()> {
         let greeted = place.and_then(|place| hello.items().get(place + 1)?.integer());
         ensure!(greeted == id, "HELLO says {greeted:?}, CLIENT ID {id:?}");
         says(client, "CLIENT GETNAME", &format!("hello-{number}"))?;
-        says(client, "CLIENT SETINFO LIB-NAME test", "OK")?;
-        refuses(client, "CLIENT SETINFO LIB-COLOUR test", "ERR")?;
     }
     stage.both(
         "CLIENT GETNAME
