@@ -23,6 +23,7 @@ on_each_server! {
             let said = Programme::start(cli(flavor, &proxy)?.args(mode))?.finish()?.join("\n");
             ensure!(said.contains(expected), "{mode:?}: {said}");
         }
+        dump(flavor, &proxy)?;
         left_no_trace(&proxy)
     }
 
@@ -103,6 +104,20 @@ fn mass_insertion(flavor: Flavor, proxy: &Proxy) -> Result<()> {
         said.last()
             .is_some_and(|last| last == "errors: 0, replies: 10000"),
         "{said:?}"
+    );
+    Ok(())
+}
+
+/// `--rdb`: SYNC, and what a replica would be sent, kept in a file.
+fn dump(flavor: Flavor, proxy: &Proxy) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("dump.rdb");
+    Programme::start(cli(flavor, proxy)?.arg("--rdb").arg(&file))?.finish()?;
+    let dump = std::fs::read(&file)?;
+    ensure!(dump.starts_with(b"REDIS"), "{} bytes, and no dump", dump.len());
+    ensure!(
+        dump.windows(9).any(|window| window == b"mass:9999"),
+        "a key is missing"
     );
     Ok(())
 }
