@@ -51,7 +51,7 @@ pub(crate) struct Doing {
     pub(crate) queued: Option<usize>,
     /// Keys that are watched.
     pub(crate) watched: usize,
-    /// Letters of [`Mark`]s that last: MONITOR, CLIENT TRACKING, NO-EVICT, NO-TOUCH.
+    /// Letters of [`Mark`]s that last: SYNC, MONITOR, CLIENT TRACKING, NO-EVICT, NO-TOUCH.
     pub(crate) marks: Vec<Mark>,
     /// CLIENT CAPA.
     pub(crate) capabilities: Box<[u8]>,
@@ -64,6 +64,8 @@ pub(crate) struct Doing {
 /// A flag of CLIENT LIST that lasts. In the order in which Redis prints them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mark {
+    /// It has sent SYNC or PSYNC.
+    Replica,
     Monitor,
     Tracking,
     Broadcast,
@@ -93,8 +95,9 @@ struct Field {
 pub(crate) enum Kind {
     Normal,
     Pubsub,
-    /// Other nodes: none of them is a client of a proxy.
-    Node,
+    Replica,
+    /// No node makes itself a client of a proxy to be its primary.
+    Primary,
 }
 
 // === impl Face ===
@@ -184,6 +187,7 @@ impl Face {
 
     pub(crate) fn kind(&self) -> Kind {
         match &self.doing {
+            Some(doing) if doing.marks.contains(&Mark::Replica) => Kind::Replica,
             Some(doing) if doing.channels + doing.patterns + doing.shard_channels > 0 => Kind::Pubsub,
             _ => Kind::Normal,
         }
@@ -209,6 +213,7 @@ impl Doing {
     fn flags(&self) -> String {
         let marked = |mark| self.marks.contains(&mark);
         let letters = [
+            ('S', marked(Mark::Replica)),
             ('O', marked(Mark::Monitor)),
             ('P', self.channels + self.patterns + self.shard_channels > 0),
             ('x', self.queued.is_some()),

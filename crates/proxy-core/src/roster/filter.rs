@@ -140,6 +140,7 @@ fn kind(name: &[u8]) -> Kind {
     match name.to_ascii_lowercase().as_slice() {
         b"normal" => Kind::Normal,
         b"pubsub" => Kind::Pubsub,
-        _ => Kind::Node,
+        b"replica" | b"slave" => Kind::Replica,
+        _ => Kind::Primary,
     }
 }

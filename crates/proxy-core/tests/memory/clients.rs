@@ -1,6 +1,7 @@
 //! CLIENT means this proxy's clients, whichever worker serves them.
 
-use crate::common::world::{World, run_with, settle};
+use crate::common::node::Fault;
+use crate::common::world::{World, run, run_with, settle};
 use testkit::sim::client::Client;
 
 /// The client's own id.
@@ -300,4 +301,20 @@ fn inside_multi_it_means_the_same() {
             assert_eq!(client.replies(4).await, "+OK +QUEUED +QUEUED [+OK x]");
         },
     );
+}
+
+#[test]
+fn a_client_that_replicates_is_a_replica() {
+    run(async |world| {
+        let (mut replica, mut other) = (world.client(), world.client());
+        world.a.once("SYNC", Fault::Answer("$1\r\nx\r\n"));
+        assert_eq!(replica.ask("SYNC").await, "x");
+        let listed = other.ask("CLIENT LIST TYPE replica").await;
+        assert!(listed.contains(" flags=S "), "{listed}");
+        assert_eq!(
+            other.ask("CLIENT LIST TYPE master; CLIENT KILL TYPE slave").await,
+            " :1"
+        );
+        replica.is_closed().await;
+    });
 }

@@ -14,6 +14,7 @@ use resp_codec::Command;
 
 use crate::backend::NodeKey;
 use crate::backend::lease::Lease;
+use crate::client::face::Mark;
 use crate::metrics::CloseReason;
 use crate::session::{Close, Session, Turn};
 
@@ -26,6 +27,7 @@ impl Session {
         node: &NodeKey,
         command: Command<Bytes>,
     ) -> Result<(), Close> {
+        self.client.face_mut().doing().mark(Mark::Replica, true);
         let mut applied = self.door.fleet.applied();
         self.up(lease, command.frame()).await?;
         while self.door.fleet.is_primary(node) {
