@@ -39,7 +39,7 @@ impl Reply {
     ///
     /// # Errors
     /// What the reader says; `InvalidData` for bytes that are no RESP, `UnexpectedEof` for an end, clean or not.
-    pub(crate) fn read(from: &mut impl BufRead, raw: &mut Vec<u8>) -> io::Result<Self> {
+    pub fn read(from: &mut impl BufRead, raw: &mut Vec<u8>) -> io::Result<Self> {
         let line = read_line(from, raw)?;
         let (kind, rest) = (line[0], &line[1..]);
         let text = || String::from_utf8_lossy(rest).into_owned();

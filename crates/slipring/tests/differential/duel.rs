@@ -1,0 +1,316 @@
+//! A plain server and slipring before its like, side by side: the same scenario on both, step by step.
+//!
+//! ```text
+//!   scenario ─step─┬─> plain server            first: what it answers, and whom, is what must come
+//!                  └─> slipring ─> primary     then: until as many frames have come, or too long has passed
+//! ```
+//! Between two steps both sides have come to rest: all answers are there, and as many clients are blocked or subscribed
+//! on both nodes. So what differs is slipring's doing, not chance.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use testkit::{Client, Cluster, Flavor, Login, Node, Proxy};
+
+use super::compare::{comparable, shown};
+use super::exceptions::Exceptions;
+use super::scenario::{Act, Scenario, Step};
+use super::side::{Peer, Side};
+
+/// So long may slipring be late with what the plain server has said, on a machine busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long may the node behind slipring take to look like the plain one. Not all that differs is a fault.
+const TRACES: Duration = Duration::from_millis(200);
+
+/// What comes later than this at the end of a scenario is not seen, unless a later reply shows it.
+const LATE: Duration = Duration::from_millis(2);
+
+/// Both worlds, running.
+pub(crate) struct Duel {
+    plain: Side,
+    proxied: Side,
+    pub(crate) proxy: Proxy,
+    pub(crate) plain_node: Node,
+    pub(crate) flavor: Flavor,
+    /// How long slipring may be late.
+    patience: Duration,
+    /// Sentinel subscribes to its channel on the node that it watches: here somebody does so on the plain one.
+    _sentinels_like: Client,
+    _cluster: Cluster,
+}
+
+/// Who may enter.
+pub(crate) enum Doors {
+    Open,
+    /// With this password.
+    Locked(&'static str),
+}
+
+// === impl Duel ===
+
+impl Duel {
+    /// Starts all of it.
+    pub(crate) fn start(flavor: Flavor, doors: &Doors) -> Result<Self> {
+        let mut builder = Cluster::builder(flavor)
+            .nodes(1)
+            .sentinels(1)
+            // Scripts and pauses that keep a node from answering are no reason to fail over.
+            .down_after(Duration::from_secs(60));
+        let mut plain = Node::builder(flavor.server()?);
+        let mut proxy = Proxy::builder(env!("CARGO_BIN_EXE_slipring"));
+        if let Doors::Locked(password) = doors {
+            let login = Login {
+                user: None,
+                password: (*password).to_owned(),
+            };
+            builder = builder.node_login(login.clone());
+            plain = plain.login(Some(login));
+            proxy = proxy.flag("--password", password);
+        }
+        let (plain, cluster) = (plain.start()?, builder.start()?);
+        let proxy = proxy.sentinels(&cluster).start()?;
+        let mut sentinels_like = plain.client()?;
+        sentinels_like.command(&["SUBSCRIBE", "__sentinel__:hello"])?;
+        let primary = &cluster.shards[0].nodes[0];
+        Ok(Self {
+            plain: Side::new(plain.address(), &plain)?,
+            proxied: Side::new(proxy.address(), primary)?,
+            proxy,
+            plain_node: plain,
+            flavor,
+            patience: PATIENCE,
+            _sentinels_like: sentinels_like,
+            _cluster: cluster,
+        })
+    }
+
+    /// Plays it on both sides: what differs, if anything does.
+    pub(crate) fn play(&mut self, scenario: &Scenario) -> Result<Option<String>> {
+        let difference = self
+            .play_steps(scenario)
+            .with_context(|| format!("in the midst of\n{scenario}"))?;
+        let left = self.clear()?;
+        Ok(difference.or(left))
+    }
+
+    fn play_steps(&mut self, scenario: &Scenario) -> Result<Option<String>> {
+        self.plain.begin(scenario);
+        self.proxied.begin(scenario);
+        if std::env::var_os("DIFFERENTIAL_TRACE").is_some() {
+            println!("{}", scenario.name);
+        }
+        for (index, step) in scenario.steps.iter().enumerate() {
+            let difference = match step {
+                Step::Wait(time) => {
+                    sleep(*time);
+                    self.plain.settle(0)?;
+                    self.differ(scenario)?
+                }
+                Step::Client(name, act) => {
+                    self.step(*name, act)?;
+                    self.differ(scenario)?
+                }
+            };
+            if let Some(difference) = difference {
+                return Ok(Some(format!("at step {}, {step}\n{difference}", index + 1)));
+            }
+        }
+        Ok(self
+            .last_words(scenario)?
+            .map(|late| format!("at the end\n{late}")))
+    }
+
+    fn step(&mut self, name: char, act: &Act) -> Result<()> {
+        let sent = self.plain.act(name, act)?;
+        if let Act::Read(count) = act {
+            self.plain
+                .read_until(PATIENCE, |side| side.heard(name) >= *count)?;
+        }
+        self.plain.settle(sent)?;
+        self.proxied.act(name, act)?;
+        Ok(())
+    }
+
+    /// Each client that is still there says PING: replies too many, and replies withheld, show before its answer.
+    fn last_words(&mut self, scenario: &Scenario) -> Result<Option<String>> {
+        for name in scenario.clients() {
+            let there = self.plain.peers.get(&name).is_some_and(|peer| !peer.ended);
+            if there {
+                self.step(name, &Act::Say("PING".to_owned()))?;
+            }
+        }
+        if let Some(difference) = self.differ(scenario)? {
+            return Ok(Some(difference));
+        }
+        self.proxied.read_until(LATE, |_| false)?;
+        self.differ(scenario)
+    }
+
+    /// Waits until slipring's clients have got as much as the plain server's, and compares.
+    fn differ(&mut self, scenario: &Scenario) -> Result<Option<String>> {
+        let plain = &self.plain.peers;
+        let mut differing = None;
+        self.proxied.read_until(self.patience, |proxied| {
+            let mut missing = false;
+            for (name, want) in plain {
+                let got = proxied
+                    .peers
+                    .get_mut(name)
+                    .expect("both sides have the same clients");
+                match compare(want, got, scenario) {
+                    Verdict::Same => {}
+                    Verdict::Missing => missing = true,
+                    Verdict::Different => differing = differing.or(Some(*name)),
+                }
+            }
+            differing.is_some() || !missing
+        })?;
+        let incomplete = plain.iter().find(|(name, want)| {
+            let got = self
+                .proxied
+                .peers
+                .get_mut(name)
+                .expect("both sides have the same clients");
+            compare(want, got, scenario) != Verdict::Same
+        });
+        match differing.or(incomplete.map(|(name, _)| *name)) {
+            Some(name) => Ok(Some(difference(
+                name,
+                &plain[&name],
+                &self.proxied.peers[&name],
+                scenario,
+            ))),
+            None => {
+                self.wait_for_traces(TRACES)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits until both nodes have as many blocked and subscribed clients: whether it came to that.
+    fn wait_for_traces(&mut self, time: Duration) -> Result<bool> {
+        let deadline = Instant::now() + time;
+        let want = self.plain.traces()?;
+        loop {
+            if self.proxied.traces()? == want {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// All clients hang up; what they leave behind is a difference, too. Then both servers are as new.
+    fn clear(&mut self) -> Result<Option<String>> {
+        let nobody = Scenario::default();
+        self.plain.begin(&nobody);
+        self.proxied.begin(&nobody);
+        self.plain.settle(0)?;
+        let mut left = None;
+        if !self.wait_for_traces(PATIENCE)? {
+            left = Some(format!(
+                "its clients have gone, and the node has\n    plain:    {:?}\n    slipring: {:?}",
+                self.plain.traces()?,
+                self.proxied.traces()?
+            ));
+        }
+        let digests = [&mut self.plain, &mut self.proxied].map(|side| side.ask_node("DEBUG DIGEST"));
+        let [want, got] = digests.map(|digest| digest.map(|digest| format!("{digest:?}")));
+        let (want, got) = (want?, got?);
+        if want != got {
+            left = Some(format!(
+                "the keys differ\n    plain:    {want}\n    slipring: {got}"
+            ));
+        }
+        for side in [&mut self.plain, &mut self.proxied] {
+            for line in [
+                "FLUSHALL",
+                "SCRIPT FLUSH",
+                "FUNCTION FLUSH",
+                "ACL LOG RESET",
+                "SLOWLOG RESET",
+            ] {
+                side.ask_node(line)?;
+            }
+        }
+        Ok(left)
+    }
+}
+
+/// What comparing two clients' stories came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Same,
+    /// What is there is the same, and something is still to come.
+    Missing,
+    Different,
+}
+
+fn compare(want: &Peer, got: &mut Peer, scenario: &Scenario) -> Verdict {
+    while let (Some(want), Some(new)) = (want.frames.get(got.matched), got.frames.get(got.matched)) {
+        if comparable(want, scenario) != comparable(new, scenario) {
+            return Verdict::Different;
+        }
+        got.matched += 1;
+    }
+    if got.frames.len() > want.frames.len() || (got.ended && !want.ended) {
+        return Verdict::Different;
+    }
+    let whole = got.frames.len() == want.frames.len() && got.rest() == want.rest() && got.ended == want.ended;
+    if whole { Verdict::Same } else { Verdict::Missing }
+}
+
+/// Where the two part, for a reader.
+fn difference(name: char, want: &Peer, got: &Peer, scenario: &Scenario) -> String {
+    let tail = |peer: &Peer| {
+        let frames = peer.frames.iter().skip(got.matched).take(6);
+        let mut lines: Vec<String> = frames.map(|frame| comparable(frame, scenario)).collect();
+        lines.extend((!peer.rest().is_empty()).then(|| shown(peer.rest())));
+        lines.extend(peer.ended.then(|| "(closed)".to_owned()));
+        lines.join("\n              ")
+    };
+    format!(
+        "  {name}, after {} replies\n    plain:    {}\n    slipring: {}",
+        got.matched,
+        tail(want),
+        tail(got)
+    )
+}
+
+/// Plays them all: none may differ but what the exceptions name, and that must.
+pub(crate) fn play_all(duel: &mut Duel, scenarios: &[Scenario]) -> Result<()> {
+    let only = std::env::var("DIFFERENTIAL_ONLY").unwrap_or_default();
+    let mut exceptions = Exceptions::read(duel.flavor)?;
+    let mut faults = Vec::new();
+    let mut played = 0;
+    for scenario in scenarios {
+        let elsewhere = scenario.only.is_some_and(|flavor| flavor != duel.flavor);
+        if elsewhere || !scenario.name.contains(&only) {
+            continue;
+        }
+        played += 1;
+        let difference = duel.play(scenario)?;
+        if !exceptions.allow(&scenario.name, difference.is_some())
+            && let Some(difference) = difference
+        {
+            println!("{scenario}{difference}\n");
+            faults.push(scenario.name.clone());
+            // What is broken need not be waited for.
+            duel.patience = PATIENCE / 10;
+        }
+    }
+    faults.extend(exceptions.rotten());
+    println!("{played} scenarios, {} faults", faults.len());
+    let panics = duel.proxy.metric("slipring_session_panics_total", &[])?;
+    ensure!(panics == 0.0, "{panics} sessions panicked");
+    ensure!(
+        faults.is_empty(),
+        "{} of {played} scenarios differ:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
+    Ok(())
+}
