@@ -99,13 +99,17 @@ impl Session {
                 *stay = Stay::new(stay.budget, stay.reason);
                 return Box::pin(self.own(command)).await;
             }
-            name if is_own(name) && !stay.state.in_multi => {
+            name if is_own(name) && command.arity_ok() && !stay.state.in_multi => {
                 return Box::pin(self.own(command)).await;
             }
             "auth" | "hello" if !stay.state.in_multi => {
-                // Another Profile needs another connection, where nothing is watched.
-                stay.lose();
-                return Box::pin(self.own(command)).await;
+                let before = self.profile.clone();
+                let done = Box::pin(self.own(command)).await;
+                if self.profile != before {
+                    // Another Profile needs another connection, where nothing is watched.
+                    stay.lose();
+                }
+                return done;
             }
             _ => {}
         }

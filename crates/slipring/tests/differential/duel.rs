@@ -95,6 +95,11 @@ impl Duel {
         Ok(difference.or(left))
     }
 
+    /// From now on slipring may be no later than this.
+    pub(crate) fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     fn play_steps(&mut self, scenario: &Scenario) -> Result<Option<String>> {
         self.plain.begin(scenario);
         self.proxied.begin(scenario);
@@ -200,6 +205,7 @@ impl Duel {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
+            sleep(Duration::from_micros(500));
         }
     }
 

@@ -19,6 +19,7 @@ mod compare;
 mod duel;
 mod exceptions;
 mod pipelines;
+mod random;
 mod scenario;
 mod side;
 mod splits;
@@ -49,6 +50,10 @@ on_each_server! {
 
     fn every_split(flavor: Flavor) -> Result<()> {
         splits::check(&Duel::start(flavor, &Doors::Open)?)
+    }
+
+    fn random_clients(flavor: Flavor) -> Result<()> {
+        random::check(&mut Duel::start(flavor, &Doors::Open)?)
     }
 
     fn huge_pipelines(flavor: Flavor) -> Result<()> {
