@@ -17,11 +17,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("BGSAVE", "its answer depends on when the last one ended"),
     ("BGREWRITEAOF", "its answer depends on when the last one ended"),
     ("SAVE", "its answer depends on when the last one ended"),
-<<<<<<< HEAD
     ("PFSELFTEST", "it takes a second"),
-=======
     ("LATENCY HISTOGRAM", "it counts what else was asked of the node"),
->>>>>>> 5a56270 (Random clients, and what they need)
     ("CLUSTER RESET", "no cluster, nothing to see"),
 ];
 
@@ -37,7 +34,7 @@ const MASKED: &[(&str, &str)] = &[
     ("CLIENT LIST", "(?s).*"),
     (
         "CLIENT INFO",
-        "(id|addr|laddr|fd|age|idle|qbuf|qbuf-free|argv-mem|multi-mem|rbs|rbp|obl|oll|omem|tot-mem|tot-net-in|tot-net-out|tot-cmds|events|sub|watch)=[^ ]*",
+        "(id|addr|laddr|fd|age|idle|qbuf|qbuf-free|argv-mem|multi|multi-mem|rbs|rbp|obl|oll|omem|tot-mem|tot-net-in|tot-net-out|tot-cmds|events|sub|watch)=[^ ]*",
     ),
     ("MEMORY STATS", "(?s).*"),
     ("MEMORY MALLOC-STATS", "(?s).*"),

@@ -159,7 +159,6 @@ const WAYS: &[&str] = &[
     "DEBUG SLEEP 0",
     "SCRIPT KILL",
     "CLIENT REPLY ON",
-    "CLIENT REPLY SKIP",
     "MULTI x",
     "WATCH",
     "SUBSCRIBE",
@@ -238,10 +237,7 @@ impl Speaker {
                 block.extend(encode(&["EXEC"]));
                 block
             }
-            94 => {
-                self.muted = true;
-                encode(&["CLIENT", "REPLY", "OFF"])
-            }
+            94 => b"\r\nPING\r\n".to_vec(),
             95 => b"\r\n".to_vec(),
             96 => format!("PING {}\r\n", chance.below(9)).into_bytes(),
             97 => b"SET a 'in line'\r\n".to_vec(),
