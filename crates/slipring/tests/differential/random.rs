@@ -21,6 +21,9 @@ const SEEDS: u64 = 150;
 /// While a story is made shorter, silence is waited for over and over.
 const IMPATIENCE: Duration = Duration::from_millis(400);
 
+/// Longer than all the commands of a turn that wait for a millisecond.
+const TIMED: Duration = Duration::from_millis(30);
+
 /// What one client sends before another has its turn.
 #[derive(Clone)]
 struct Turn {
@@ -84,7 +87,7 @@ fn turns(chance: &mut Chance) -> Vec<Turn> {
 }
 
 fn story(seed: u64, turns: &[Turn]) -> Scenario {
-    let step = |turn: &Turn| {
+    let steps = |turn: &Turn| {
         let bytes = turn.commands.concat();
         let mut cuts: Vec<usize> = turn.cuts.iter().map(|part| bytes.len() * part / 1000).collect();
         cuts.extend([0, bytes.len()]);
@@ -93,11 +96,16 @@ fn story(seed: u64, turns: &[Turn]) -> Scenario {
             .windows(2)
             .map(|pair| escaped(&bytes[pair[0]..pair[1]]))
             .collect();
-        Step::Client(turn.client, Act::Pieces(pieces.join(" ")))
+        let sent = Step::Client(turn.client, Act::Pieces(pieces.join(" ")));
+        // What waits for so long and no longer is over before anybody else has a turn.
+        let is_timed = turn.commands.iter().any(|command| commands::is_timed(command));
+        [Some(sent), is_timed.then_some(Step::Wait(TIMED))]
+            .into_iter()
+            .flatten()
     };
     Scenario {
         name: format!("random {seed}"),
-        steps: turns.iter().map(step).collect(),
+        steps: turns.iter().flat_map(steps).collect(),
         ..Scenario::default()
     }
 }

@@ -159,6 +159,7 @@ const WAYS: &[&str] = &[
     "DEBUG SLEEP 0",
     "SCRIPT KILL",
     "CLIENT REPLY ON",
+    "CLIENT REPLY SKIP",
     "MULTI x",
     "WATCH",
     "SUBSCRIBE",
@@ -237,7 +238,10 @@ impl Speaker {
                 block.extend(encode(&["EXEC"]));
                 block
             }
-            94 => b"\r\nPING\r\n".to_vec(),
+            94 => {
+                self.muted = true;
+                encode(&["CLIENT", "REPLY", "OFF"])
+            }
             95 => b"\r\n".to_vec(),
             96 => format!("PING {}\r\n", chance.below(9)).into_bytes(),
             97 => b"SET a 'in line'\r\n".to_vec(),
@@ -270,6 +274,12 @@ fn written(chance: &mut Chance, all: &[&str]) -> Vec<u8> {
         });
     }
     encode(&words)
+}
+
+/// Whether it may wait, and not for ever.
+pub(super) fn is_timed(command: &[u8]) -> bool {
+    let holds = |word: &[u8]| command.windows(word.len()).any(|window| window == word);
+    holds(b"0.001") || holds(b"BLOCK") || holds(b"WAIT")
 }
 
 fn key(chance: &mut Chance) -> &'static str {
