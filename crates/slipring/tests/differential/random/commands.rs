@@ -7,8 +7,6 @@ use super::Chance;
 /// A client, as far as it must know itself to say nothing whose answer is chance.
 pub(crate) struct Speaker {
     letter: u8,
-    /// Its replies are off.
-    muted: bool,
     /// It has said its last.
     over: bool,
 }
@@ -159,7 +157,6 @@ const WAYS: &[&str] = &[
     "DEBUG SLEEP 0",
     "SCRIPT KILL",
     "CLIENT REPLY ON",
-    "CLIENT REPLY SKIP",
     "MULTI x",
     "WATCH",
     "SUBSCRIBE",
@@ -181,7 +178,6 @@ impl Speaker {
     pub(super) fn new(letter: u8) -> Self {
         Self {
             letter,
-            muted: false,
             over: false,
         }
     }
@@ -201,10 +197,7 @@ impl Speaker {
 
     /// So many commands, each as it goes over the wire.
     pub(super) fn speak(&mut self, chance: &mut Chance, depth: usize) -> Vec<Vec<u8>> {
-        let mut commands: Vec<Vec<u8>> = (0..depth).map(|_| self.command(chance)).collect();
-        if std::mem::take(&mut self.muted) {
-            commands.push(encode(&["CLIENT", "REPLY", "ON"]));
-        }
+        let mut commands: Vec<Vec<u8>> = (0..depth).map(|_| Self::command(chance)).collect();
         match chance.below(40) {
             0..3 => {
                 commands.push(written(chance, WAITING));
@@ -225,7 +218,7 @@ impl Speaker {
         commands
     }
 
-    fn command(&mut self, chance: &mut Chance) -> Vec<u8> {
+    fn command(chance: &mut Chance) -> Vec<u8> {
         match chance.below(100) {
             0..70 => written(chance, DATA),
             70..88 => written(chance, WAYS),
@@ -238,10 +231,7 @@ impl Speaker {
                 block.extend(encode(&["EXEC"]));
                 block
             }
-            94 => {
-                self.muted = true;
-                encode(&["CLIENT", "REPLY", "OFF"])
-            }
+            94 => b"\r\nPING\r\n".to_vec(),
             95 => b"\r\n".to_vec(),
             96 => format!("PING {}\r\n", chance.below(9)).into_bytes(),
             97 => b"SET a 'in line'\r\n".to_vec(),
