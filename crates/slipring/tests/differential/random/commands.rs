@@ -174,10 +174,7 @@ const WAITING: &[&str] = &[
 
 impl Speaker {
     pub(super) fn new(letter: u8) -> Self {
-        Self {
-            letter,
-            over: false,
-        }
+        Self { letter, over: false }
     }
 
     pub(super) fn name(&self) -> char {
@@ -204,11 +201,6 @@ impl Speaker {
             3 => {
                 commands.push(encode(&["QUIT"]));
                 commands.extend((0..chance.below(3)).map(|_| written(chance, DATA)));
-                self.over = true;
-            }
-            4 => {
-                let broken: [&[u8]; 4] = [b"*x\r\n", b"*1\r\n:1\r\n", b"*1\r\n$-1\r\n", b"GET 'k\r\n"];
-                commands.push(chance.pick(&broken).to_vec());
                 self.over = true;
             }
             _ => {}
