@@ -16,7 +16,7 @@ use super::scenario::{Act, Scenario, Step};
 use super::words::escaped;
 use commands::Speaker;
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 /// While a story is made shorter, silence is waited for over and over.
 const IMPATIENCE: Duration = Duration::from_millis(400);
