@@ -216,12 +216,15 @@ impl Duel {
         self.proxied.begin(&nobody);
         self.plain.settle(0)?;
         let mut left = None;
-        if !self.wait_for_traces(PATIENCE)? {
+        if !self.wait_for_traces(self.patience)? {
             left = Some(format!(
                 "its clients have gone, and the node has\n    plain:    {:?}\n    slipring: {:?}",
                 self.plain.traces()?,
                 self.proxied.traces()?
             ));
+            // What comes next shall not suffer for it.
+            self.proxied.ask_node("CLIENT KILL TYPE normal SKIPME yes")?;
+            self.wait_for_traces(PATIENCE)?;
         }
         let digests = [&mut self.plain, &mut self.proxied].map(|side| side.ask_node("DEBUG DIGEST"));
         let [want, got] = digests.map(|digest| digest.map(|digest| format!("{digest:?}")));

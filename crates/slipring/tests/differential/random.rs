@@ -51,6 +51,7 @@ pub(crate) fn check(duel: &mut Duel) -> Result<()> {
     for seed in seeds {
         let turns = turns(&mut Chance::new(seed));
         if let Some(difference) = duel.play(&story(seed, &turns))? {
+            println!("seed {seed} differs, and is made shorter: {difference}");
             duel.be_patient(IMPATIENCE);
             let (turns, difference) = shortened(duel, seed, turns, difference)?;
             bail!("seed {seed}\n{}{difference}", story(seed, &turns));

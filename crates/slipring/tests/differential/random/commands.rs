@@ -7,6 +7,8 @@ use super::Chance;
 /// A client, as far as it must know itself to say nothing whose answer is chance.
 pub(crate) struct Speaker {
     letter: u8,
+    /// It may be blocked still.
+    waits: bool,
     /// It has said its last.
     over: bool,
 }
@@ -174,7 +176,11 @@ const WAITING: &[&str] = &[
 
 impl Speaker {
     pub(super) fn new(letter: u8) -> Self {
-        Self { letter, over: false }
+        Self {
+            letter,
+            waits: false,
+            over: false,
+        }
     }
 
     pub(super) fn name(&self) -> char {
@@ -192,9 +198,10 @@ impl Speaker {
 
     /// So many commands, each as it goes over the wire.
     pub(super) fn speak(&mut self, chance: &mut Chance, depth: usize) -> Vec<Vec<u8>> {
-        let mut commands: Vec<Vec<u8>> = (0..depth).map(|_| Self::command(chance)).collect();
+        let mut commands: Vec<Vec<u8>> = (0..depth).map(|_| self.command(chance)).collect();
         match chance.below(40) {
             0..3 => {
+                self.waits = true;
                 commands.push(written(chance, WAITING));
                 commands.extend((0..chance.below(3)).map(|_| encode(&["ECHO", "behind"])));
             }
@@ -208,7 +215,7 @@ impl Speaker {
         commands
     }
 
-    fn command(chance: &mut Chance) -> Vec<u8> {
+    fn command(&self, chance: &mut Chance) -> Vec<u8> {
         match chance.below(100) {
             0..70 => written(chance, DATA),
             70..88 => written(chance, WAYS),
@@ -225,7 +232,7 @@ impl Speaker {
             95 => b"\r\n".to_vec(),
             96 => format!("PING {}\r\n", chance.below(9)).into_bytes(),
             97 => b"SET a 'in line'\r\n".to_vec(),
-            98 => {
+            98 if !self.waits => {
                 let len = chance.pick(&[65_500, 65_536, 131_072, 262_100, 262_144, 300_000]);
                 encode(&["SET", key(chance), &"x".repeat(len + chance.below(40))])
             }
