@@ -56,7 +56,11 @@ impl Transaction {
         let mut rest = frames.get(multi_len(frames)..).unwrap_or_default();
         while let Ok(Some(frame)) = RequestScan::default().advance(rest, &RequestLimits::AUTHENTICATED) {
             let (bytes, more) = rest.split_at(frame.len);
-            queue.keep(Command::new(Bytes::copy_from_slice(bytes), frame));
+            let command = Command::new(Bytes::copy_from_slice(bytes), frame);
+            // These are refused inside MULTI: EXEC has no answer for them.
+            if !matches!(command.spec().name, "multi" | "watch") {
+                queue.keep(command);
+            }
             rest = more;
         }
         let watch = match (watching, broken) {

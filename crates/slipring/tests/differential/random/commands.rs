@@ -146,6 +146,8 @@ const WAYS: &[&str] = &[
     "SUNSUBSCRIBE",
     "RESET",
     "HELLO 9",
+    "HELLO 3",
+    "HELLO 2",
     "HELLO 3 x",
     "AUTH x",
     "BLPOP K K 0.001",
