@@ -127,6 +127,12 @@ impl Session {
                 self.answer(&command, &Error::Unsupported("this command inside MULTI").reply());
                 return Ok(());
             }
+            // What is watched stays watched, on its connection.
+            Class::Subscription | Class::Stream | Class::Tracking
+                if stay.state.watching && !matches!(name, "sync" | "psync") =>
+            {
+                return Box::pin(self.stream_on_stay(stay, command)).await;
+            }
             Class::Subscription | Class::Stream | Class::Tracking => {
                 stay.give_up();
                 return Box::pin(self.aside(command)).await;
@@ -172,7 +178,7 @@ impl Session {
         stay.aborted.is_none() && !stay.journal.over && !own
     }
 
-    /// The open MULTI is going to change its connection: the rest of it is a stream's affair.
+    /// The open MULTI, or what watches, is going to change its connection: the rest of it is a stream's affair.
     async fn stream_on_stay(&mut self, stay: &mut Stay, command: Command<Bytes>) -> Result<(), Close> {
         let stay = std::mem::replace(stay, Stay::new(stay.budget, stay.reason));
         let begun = Begun {

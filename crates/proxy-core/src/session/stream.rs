@@ -51,7 +51,7 @@ enum Flow {
 pub(super) struct Begun<'a> {
     /// The lease, and the node that it leads to; `None` if it has just been lost.
     pub(super) lease: Option<(Lease, NodeKey)>,
-    /// MULTI and what it has queued.
+    /// MULTI and what it has queued; nothing where there is only a WATCH.
     pub(super) frames: &'a [u8],
     /// Something is watched.
     pub(super) watching: bool,
@@ -68,7 +68,7 @@ impl Session {
         self.stream_on(stream, None).await
     }
 
-    /// The same inside a MULTI, on its lease: what it is about to queue changes the connection.
+    /// The same inside a MULTI or behind a WATCH, on its lease: what comes next changes the connection.
     pub(super) async fn stream_begun(
         &mut self,
         begun: Begun<'_>,
@@ -76,8 +76,13 @@ impl Session {
         reason: LeaseReason,
     ) -> Result<(), Close> {
         let transaction = Transaction::begun(begun.frames, begun.watching, begun.watch_broken);
+        let is_open = transaction.is_open();
         let mut stream = Stream::new(reason, transaction);
-        stream.forward(next);
+        if is_open {
+            stream.forward(next);
+        } else {
+            stream.take(next, self.checks_here());
+        }
         self.stream_on(stream, begun.lease).await
     }
 

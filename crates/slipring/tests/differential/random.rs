@@ -16,13 +16,13 @@ use super::scenario::{Act, Scenario, Step};
 use super::words::escaped;
 use commands::Speaker;
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 
 /// While a story is made shorter, silence is waited for over and over.
 const IMPATIENCE: Duration = Duration::from_millis(400);
 
-/// Longer than all the commands of a turn that wait for a millisecond.
-const TIMED: Duration = Duration::from_millis(30);
+/// Longer than a command that waits for a millisecond.
+const TIMED: Duration = Duration::from_millis(8);
 
 /// What one client sends before another has its turn.
 #[derive(Clone)]
@@ -98,11 +98,13 @@ fn story(seed: u64, turns: &[Turn]) -> Scenario {
             .map(|pair| escaped(&bytes[pair[0]..pair[1]]))
             .collect();
         let sent = Step::Client(turn.client, Act::Pieces(pieces.join(" ")));
-        // What waits for so long and no longer is over before anybody else has a turn.
-        let is_timed = turn.commands.iter().any(|command| commands::is_timed(command));
-        [Some(sent), is_timed.then_some(Step::Wait(TIMED))]
-            .into_iter()
-            .flatten()
+        // What waits for so long and no longer is over before anybody else has a turn, one after the other.
+        let timed = turn
+            .commands
+            .iter()
+            .filter(|command| commands::is_timed(command))
+            .count();
+        std::iter::once(sent).chain(std::iter::repeat_n(Step::Wait(TIMED), timed))
     };
     Scenario {
         name: format!("random {seed}"),

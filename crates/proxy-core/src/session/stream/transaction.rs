@@ -50,7 +50,7 @@ enum Watch {
 // === impl Transaction ===
 
 impl Transaction {
-    /// A transaction that was begun on a lease: its MULTI and what it has queued; what is watched.
+    /// A transaction that was begun on a lease: its MULTI and what it has queued, if any; what is watched.
     pub(super) fn begun(frames: &[u8], watching: bool, broken: bool) -> Self {
         let mut queue = Queue::default();
         let mut rest = frames.get(multi_len(frames)..).unwrap_or_default();
@@ -69,7 +69,7 @@ impl Transaction {
             _ => Watch::Nothing,
         };
         Self {
-            open: Some(queue),
+            open: (!frames.is_empty()).then_some(queue),
             watch,
         }
     }
