@@ -155,23 +155,25 @@ impl Duel {
 
     /// Waits until slipring's clients have got as much as the plain server's, and compares.
     fn differ(&mut self, scenario: &Scenario) -> Result<Option<String>> {
-        let plain = &self.plain.peers;
+        let plain = &mut self.plain;
         let mut differing = None;
         self.proxied.read_until(self.patience, |proxied| {
-            let mut missing = false;
-            for (name, want) in plain {
+            // Timeouts end on either side first.
+            let mut missing = plain.read_all().is_err();
+            for (name, want) in &plain.peers {
                 let got = proxied
                     .peers
                     .get_mut(name)
                     .expect("both sides have the same clients");
                 match compare(want, got, scenario) {
                     Verdict::Same => {}
-                    Verdict::Missing => missing = true,
+                    Verdict::Unfinished => missing = true,
                     Verdict::Different => differing = differing.or(Some(*name)),
                 }
             }
             differing.is_some() || !missing
         })?;
+        let plain = &self.plain.peers;
         let incomplete = plain.iter().find(|(name, want)| {
             let got = self
                 .proxied
@@ -253,8 +255,8 @@ impl Duel {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Same,
-    /// What is there is the same, and something is still to come.
-    Missing,
+    /// What both have is the same, and one has more.
+    Unfinished,
     Different,
 }
 
@@ -265,11 +267,8 @@ fn compare(want: &Peer, got: &mut Peer, scenario: &Scenario) -> Verdict {
         }
         got.matched += 1;
     }
-    if got.frames.len() > want.frames.len() || (got.ended && !want.ended) {
-        return Verdict::Different;
-    }
     let whole = got.frames.len() == want.frames.len() && got.rest() == want.rest() && got.ended == want.ended;
-    if whole { Verdict::Same } else { Verdict::Missing }
+    if whole { Verdict::Same } else { Verdict::Unfinished }
 }
 
 /// Where the two part, for a reader.

@@ -46,6 +46,8 @@ pub(super) struct Journal {
     pub(super) commands: usize,
     /// It grew past its bound.
     pub(super) over: bool,
+    /// Commands of it that EXEC will answer.
+    queued: usize,
     /// SELECT commands in it: their place among the replies of EXEC, and the database.
     selects: Vec<(usize, u32)>,
 }
@@ -236,7 +238,7 @@ impl Stay {
             "multi" if ok => {
                 self.state.in_multi = true;
                 self.journal = Journal::default();
-                self.journal.add(command);
+                self.journal.add(command, false);
             }
             "exec" if self.state.in_multi => {
                 self.journal
@@ -256,7 +258,7 @@ impl Stay {
             _ if self.state.in_multi => {
                 self.state.altered |=
                     command.spec().class == Class::Session && command.spec().name != "select";
-                self.journal.add(command);
+                self.journal.add(command, ok);
             }
             "select" if ok => {
                 self.state.altered = true;
@@ -279,11 +281,14 @@ impl Stay {
 // === impl Journal ===
 
 impl Journal {
-    pub(super) fn add(&mut self, command: &Command<Bytes>) {
+    /// Keeps a command that the node has answered. EXEC answers only what it has `queued`.
+    pub(super) fn add(&mut self, command: &Command<Bytes>, queued: bool) {
         let frame = command.frame();
-        if command.spec().name == "select" {
-            self.selects
-                .extend(database(command).map(|db| (self.commands.saturating_sub(1), db)));
+        if queued {
+            if command.spec().name == "select" {
+                self.selects.extend(database(command).map(|db| (self.queued, db)));
+            }
+            self.queued += 1;
         }
         self.commands += 1;
         if self.over || self.frames.len() + frame.len() > limits::JOURNAL_BYTES {

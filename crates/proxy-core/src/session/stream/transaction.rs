@@ -98,7 +98,9 @@ impl Transaction {
     /// Learns from a command and the node's answer. Gives the command back, unless it is only queued.
     pub(super) fn note(&mut self, command: Command<Bytes>, kind: ReplyKind) -> Option<Command<Bytes>> {
         match command.spec().name {
-            "exec" | "discard" => *self = Self::default(),
+            // Without a MULTI they are refused, and what is watched stays so.
+            "exec" | "discard" if self.open.is_some() => *self = Self::default(),
+            "exec" | "discard" => {}
             _ if kind.is_error() => {}
             "multi" => self.open = Some(Queue::default()),
             "watch" => self.watch = Watch::Watching,

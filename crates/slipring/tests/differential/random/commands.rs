@@ -146,8 +146,6 @@ const WAYS: &[&str] = &[
     "SUNSUBSCRIBE",
     "RESET",
     "HELLO 9",
-    "HELLO 3",
-    "HELLO 2",
     "HELLO 3 x",
     "AUTH x",
     "BLPOP K K 0.001",
@@ -230,6 +228,10 @@ impl Speaker {
                 let mut block = encode(&["MULTI"]);
                 for _ in 0..chance.below(4) {
                     block.extend(written(chance, DATA));
+                }
+                // Behind a WATCH, and outside of a transaction, it makes EXEC answer null: see SEMANTICS.
+                if chance.one_in(4) {
+                    block.extend(written(chance, &["HELLO 3", "HELLO 2", "SELECT N"]));
                 }
                 block.extend(encode(&["EXEC"]));
                 block
