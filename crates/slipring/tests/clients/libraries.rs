@@ -31,7 +31,7 @@ fn works(flavor: Flavor, runtime: Runtime, name: &str) -> Result<()> {
     let port = proxy.address().port().to_string();
     let mut programme = Programme::start(runtime.programme(name).arg(port))?;
     programme.says("failover")?;
-    fail_over(&cluster)?;
+    fail_over(&cluster, proxy.address())?;
     programme.tell("over")?;
     programme.finish()?;
     left_no_trace(&proxy)

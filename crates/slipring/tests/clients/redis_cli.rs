@@ -45,7 +45,7 @@ on_each_server! {
         for _ in 0..20 {
             next()?;
         }
-        fail_over(&cluster)?;
+        fail_over(&cluster, proxy.address())?;
         for _ in 0..20 {
             next()?;
         }

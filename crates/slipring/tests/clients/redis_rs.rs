@@ -22,11 +22,11 @@ on_each_server! {
             synchronous(&client(&proxy, resp)?)?;
             runtime.block_on(asynchronous(&client(&proxy, resp)?))?;
         }
-        let client = client(&proxy, 3)?;
+        let (client, address) = (client(&proxy, 3)?, proxy.address());
         runtime.block_on(async {
             let failover = thread::spawn(move || {
                 thread::sleep(Duration::from_millis(300));
-                fail_over(&cluster)?;
+                fail_over(&cluster, address)?;
                 thread::sleep(Duration::from_millis(300));
                 // Its servers end with it.
                 Ok(cluster)
