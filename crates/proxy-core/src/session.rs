@@ -3,12 +3,14 @@
 //! ```text
 //!   poll_turn:  read -> scan -> plan --One--> mux.send(ticket)            (stays in poll_turn)
 //!                                 \--Hold--> hold: wait for a primary     session/hold.rs
-//!                                  \-Aside-> own affairs                  session/own.rs
-//!                                   \        a lease                      session/lease.rs, session/stream.rs
+//!                                  \-Aside-> which way: session/aside.rs
+//!                                   \        own affairs                  session/own.rs
+//!                                    \       a lease                      session/pinned.rs, session/stream.rs
 //!               returned commands ---------> recover: send again          session/hold.rs
 //! ```
 //! The common way is a plain poll function without futures; whatever waits leaves it as a [`Turn`].
 
+mod aside;
 mod clients;
 mod close;
 mod hold;
@@ -26,20 +28,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{
-    Class, Command, CommandFlags, CommandSpec, RequestError, RequestLimits, RequestScan, RequestShape, write,
-};
+use resp_codec::{Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape};
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 use tokio::time::Instant;
 
-use crate::backend::lease::Budget;
 use crate::backend::mux::Mux;
-use crate::backend::profile::{Profile, Resp};
+use crate::backend::profile::Profile;
 use crate::client::{Client, Order, Shape};
 use crate::door::{Door, Origin};
-use crate::error::Error;
 use crate::limits;
-use crate::metrics::{CloseReason, LeaseReason};
+use crate::metrics::CloseReason;
 use crate::route::{self, Plan};
 use crate::settings::ClientAuth;
 use input::Reading;
@@ -114,6 +112,27 @@ enum Stop {
     Dry,
     Full,
     Turn(Turn),
+}
+
+// === impl Group ===
+
+impl Group {
+    /// Whether the next command, of this plan and shape, goes with these.
+    fn takes(&self, plan: Plan, shape: Shape, command: &Command<&[u8]>) -> bool {
+        self.plan == plan
+            && self.shape == shape
+            && self.count < GROUP_COMMANDS
+            && command.frame().len() <= GROUP_BYTES
+            && !command.is_http()
+    }
+
+    /// How many commands at the head of `rest` read as `first` does, and how long they are.
+    fn alike(first: &Command<&[u8]>, rest: &[u8]) -> (u64, usize) {
+        match first.opening() {
+            Some(opening) if first.spec().class == Class::Data => opening.run(rest, GROUP_COMMANDS - 1),
+            _ => (0, 0),
+        }
+    }
 }
 
 // === impl Session ===
@@ -219,8 +238,6 @@ impl Session {
         let limits = self.request_limits();
         let fleet = Rc::clone(&self.door.fleet);
         let may_share = self.may_enter() && fleet.paused().is_none();
-        let worker = Rc::clone(&self.door.worker);
-        let denied = worker.settings.denied.as_ref();
         let topology = fleet.topology();
         let mut used = 0;
         let mut group: Option<Group> = None;
@@ -240,9 +257,8 @@ impl Session {
                 self.send_group(topology.epoch, group.take(), input, now);
                 continue;
             }
-            let bytes = rest.get(..frame.len).unwrap_or_default();
-            let command = Command::new(bytes, frame);
-            let may_share = may_share && denied.is_none_or(|denied| !denied.covers(&command));
+            let command = Command::new(rest.get(..frame.len).unwrap_or_default(), frame);
+            let may_share = may_share && !self.denies(&command);
             let plan = if may_share {
                 route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
             } else {
@@ -250,11 +266,7 @@ impl Session {
             };
             let shape = shape_of(&command);
             if let Some(group) = &mut group
-                && group.plan == plan
-                && group.shape == shape
-                && group.count < GROUP_COMMANDS
-                && frame.len <= GROUP_BYTES
-                && !command.is_http()
+                && group.takes(plan, shape, &command)
             {
                 group.count += 1;
                 group.end = used;
@@ -263,54 +275,53 @@ impl Session {
             if !self.send_group(topology.epoch, group.take(), input, now) {
                 return (start, Stop::Full);
             }
+            if command.is_http() {
+                // As Redis does: somebody makes a browser speak to us.
+                return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
+            }
             let (plan, shape) = match command.spec().class {
-                Class::Script | Class::Scan | Class::Unknown if may_share && !command.is_http() => {
+                Class::Script | Class::Scan | Class::Unknown if may_share => {
                     self.noted(topology.shard(0), topology.epoch, &command, shape)
                 }
                 _ => (plan, shape),
             };
-            let turn = match plan {
-                _ if command.is_http() => {
-                    // As Redis does: somebody makes a browser speak to us.
-                    return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
-                }
-                Plan::Primary | Plan::Replica(_) | Plan::Hold if frame.len > limits::REQUEST_SHARED_BYTES => {
-                    Turn::Aside
-                }
-                Plan::Hold => Turn::Held,
-                Plan::Aside => Turn::Aside,
-                Plan::Pong => {
-                    self.pong(&command);
-                    continue;
-                }
-                // The connection that the session used takes nothing new, and still owes it answers.
-                Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Turn::Held,
-                Plan::Primary | Plan::Replica(_) => {
-                    let (more, len) = match command.opening() {
-                        Some(opening) if command.spec().class == Class::Data => {
-                            opening.run(input.get(used..).unwrap_or_default(), GROUP_COMMANDS - 1)
-                        }
-                        _ => (0, 0),
-                    };
-                    used += len;
-                    group = Some(Group {
-                        plan,
-                        shape,
-                        count: 1 + more,
-                        start,
-                        end: used,
-                    });
-                    continue;
-                }
-            };
-            let command = Command::new(Bytes::copy_from_slice(bytes), frame);
-            return (used, Stop::Turn(turn(command)));
+            if plan == Plan::Pong {
+                self.pong(&command);
+                continue;
+            }
+            if let Some(turn) = self.turn(plan, frame.len) {
+                let command = Command::new(Bytes::copy_from_slice(command.frame()), frame);
+                return (used, Stop::Turn(turn(command)));
+            }
+            let (count, len) = Group::alike(&command, input.get(used..).unwrap_or_default());
+            used += len;
+            group = Some(Group {
+                plan,
+                shape,
+                count: 1 + count,
+                start,
+                end: used,
+            });
         }
         if let Some(group) = &group {
             self.client.note(group.shape.command);
         }
         let room = self.send_group(topology.epoch, group, input, now);
         (used, if room { Stop::Dry } else { Stop::Full })
+    }
+
+    /// How a command of `len` bytes leaves the common way, if it does.
+    fn turn(&self, plan: Plan, len: usize) -> Option<fn(Command<Bytes>) -> Turn> {
+        match plan {
+            Plan::Primary | Plan::Replica(_) | Plan::Hold if len > limits::REQUEST_SHARED_BYTES => {
+                Some(Turn::Aside)
+            }
+            Plan::Hold => Some(Turn::Held),
+            Plan::Aside => Some(Turn::Aside),
+            // The connection that the session used takes nothing new, and still owes it answers.
+            Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Some(Turn::Held),
+            Plan::Primary | Plan::Replica(_) | Plan::Pong => None,
+        }
     }
 
     /// Sends like commands that stand side by side in `input`. False: there is no room for more behind them.
@@ -358,109 +369,6 @@ impl Session {
             self.wrote_at = cached.term;
         }
         &cached.mux
-    }
-
-    /// Everything that the common way does not do.
-    async fn aside(&mut self, command: Command<Bytes>) -> Result<(), Close> {
-        let spec = command.spec();
-        self.client.note(spec.id);
-        if !self.may_enter() && spec.class != Class::Session {
-            self.client.reply(&Error::NoAuth.reply());
-            return Ok(());
-        }
-        if self.denies(&command) {
-            self.refuse(&command);
-            return Ok(());
-        }
-        if !command.arity_ok() {
-            // The node words the refusal; an argument short, no command has an effect.
-            return self.hold(command).await;
-        }
-        let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
-        match spec.class {
-            class if (class.is_shared() || class == Class::Control) && self.may_be_postponed(&command) => {
-                self.pinned(command, Budget::Blocking, LeaseReason::Paused).await
-            }
-            class if class.is_shared() && large => {
-                self.pinned(command, Budget::Blocking, LeaseReason::Large).await
-            }
-            Class::Unknown => self.unknown(command).await,
-            Class::Data | Class::Script | Class::Scan => {
-                self.note_script(&command);
-                self.hold(command).await
-            }
-            Class::Session => self.own(command).await,
-            Class::Own => self.proxy(command).await,
-            Class::Transaction => self.transaction(command).await,
-            Class::Blocking if !command.may_block() => self.hold(command).await,
-            Class::Blocking => {
-                self.pinned(command, Budget::Blocking, LeaseReason::Blocking)
-                    .await
-            }
-            Class::Control => {
-                let budget = if spec.flags.contains(CommandFlags::ALLOW_BUSY) {
-                    Budget::Control
-                } else {
-                    Budget::Blocking
-                };
-                self.pinned(command, budget, LeaseReason::Control).await
-            }
-            Class::Wait => self.pinned(command, Budget::Blocking, LeaseReason::Wait).await,
-            Class::Subscription if spec.name.ends_with("unsubscribe") => {
-                self.unsubscribe_nothing(&command);
-                Ok(())
-            }
-            Class::Subscription if self.may_share(&command) => self.share(command).await,
-            Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
-            Class::Stream => self.stream(command, LeaseReason::Stream).await,
-            Class::Tracking => self.stream(command, LeaseReason::Tracking).await,
-        }
-    }
-
-    /// An operator wants this command refused.
-    fn denies<B: AsRef<[u8]>>(&self, command: &Command<B>) -> bool {
-        let denied = self.door.worker.settings.denied.as_ref();
-        denied.is_some_and(|denied| denied.covers(command))
-    }
-
-    /// Answers a command that an operator wants refused.
-    fn refuse(&self, command: &Command<Bytes>) {
-        let spec = command.spec();
-        let name = if spec.id == CommandSpec::UNKNOWN.id {
-            String::from_utf8_lossy(command.arg(0).unwrap_or_default()).to_ascii_lowercase()
-        } else {
-            spec.name.to_owned()
-        };
-        self.answer(command, &Error::Denied(&name).reply());
-    }
-
-    /// (P|S)UNSUBSCRIBE of a session that is subscribed to nothing: a confirmation for each channel named.
-    fn unsubscribe_nothing(&self, command: &Command<Bytes>) {
-        let mut out = BytesMut::new();
-        let mut confirm = |channel: Option<&[u8]>| {
-            write::push_header(&mut out, self.profile.resp == Resp::Three, 3);
-            write::bulk(&mut out, Some(command.spec().name.as_bytes()));
-            match channel {
-                Some(channel) => write::bulk(&mut out, Some(channel)),
-                None => write::null(&mut out, self.profile.resp == Resp::Three),
-            }
-            write::integer(&mut out, 0);
-        };
-        if command.argc() == 1 {
-            confirm(None);
-        }
-        command.args().skip(1).for_each(|channel| confirm(Some(channel)));
-        self.answer(command, &out);
-    }
-
-    /// PING, answered here: no node can take it now.
-    fn pong<B: AsRef<[u8]>>(&self, command: &Command<B>) {
-        let mut out = BytesMut::new();
-        match command.arg(1) {
-            None => write::simple(&mut out, "PONG"),
-            Some(echo) => write::bulk(&mut out, Some(echo)),
-        }
-        self.client.reply(&out);
     }
 
     fn request_limits(&self) -> RequestLimits {

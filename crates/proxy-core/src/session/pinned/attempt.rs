@@ -1,0 +1,361 @@
+//! One attempt at one command: wait for the primary, take a lease, send, see to the answer.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use resp_codec::{Class, Command, Refusal, ReplyKind, refusal};
+use sentinel_watcher::Suspicion;
+
+use super::stay::{Call, HeldLease, Stay};
+use crate::backend::Backend;
+use crate::backend::conn::Arrival;
+use crate::backend::lease::LeaseError;
+use crate::client::Shape;
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::{CloseReason, LeaseReason, Outcome};
+use crate::route;
+use crate::session::{Close, Session};
+
+/// PUBLISH reaches the replicas and changes nothing.
+const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
+
+/// How a node that is demoted lets its blocked clients go. CLIENT UNBLOCK … ERROR has other words, and so has a stream
+/// that is deleted.
+const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
+
+/// How one attempt ended.
+pub(super) enum Attempt {
+    /// The client has its answer.
+    Answered,
+    /// Not executed for certain: again, once the topology allows it.
+    Again,
+    /// The connection was lost after the command was sent.
+    Lost,
+}
+
+impl Session {
+    pub(super) async fn attempt(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Attempt, Close> {
+        self.leave_former(stay);
+        if let Some(refusal) = self.await_turn(stay, command, call).await? {
+            self.leave_unserved(stay, command, &refusal);
+            return Ok(Attempt::Answered);
+        }
+        if let Some(reply) = stay.instead_of(command, self.profile.resp) {
+            if matches!(command.spec().name, "exec" | "discard") {
+                // A lease may have the replayed MULTI open: closing it is the shortest DISCARD.
+                stay.give_up();
+            }
+            self.answer(command, &reply);
+            return Ok(Attempt::Answered);
+        }
+        if stay.held.is_none() {
+            let epoch = self.door.fleet.topology().epoch;
+            match self.take_lease(stay).await? {
+                // The world may have changed while the lease was being made: start over, with what is true now.
+                Ok(true) if epoch != self.door.fleet.topology().epoch => return Ok(Attempt::Again),
+                Ok(true) => {}
+                Ok(false) => return Ok(Attempt::Again),
+                Err(reply) => {
+                    self.leave_unserved(stay, command, &reply);
+                    return Ok(Attempt::Answered);
+                }
+            }
+        }
+        self.send_on_lease(stay, command, call).await
+    }
+
+    /// Waits until the primary may be asked. The refusal is for the client, which has waited long enough.
+    async fn await_turn(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Option<Bytes>, Close> {
+        // What only queues in an open MULTI needs no serving primary; what is broken needs none either.
+        let queues = stay.state.in_multi && call.queues;
+        let waits = !queues && !route::is_for_the_node(command.spec());
+        if !waits || stay.instead_of(command, self.profile.resp).is_some() {
+            return Ok(None);
+        }
+        let shape = Shape {
+            read: false,
+            ..call.shape
+        };
+        let bytes = command.frame().len();
+        // A blocked reader is one of those whom held writes wait for.
+        let waited = match call.counted {
+            Some(_) => self.release_for(shape, bytes).await?,
+            None => self.primary_for(shape, bytes).await?,
+        };
+        if let Err(refusal) = waited {
+            return Ok(Some(call.refused.take().unwrap_or(refusal)));
+        }
+        // It may have changed while the command waited.
+        self.leave_former(stay);
+        Ok(None)
+    }
+
+    /// Sends `command` on the lease, and sees to its answer.
+    async fn send_on_lease(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Attempt, Close> {
+        let backend = Rc::clone(&stay.held.as_ref().expect("a lease was taken").backend);
+        let frame = self.prepare(stay, command, call, &backend).await?;
+        let held = stay.held.as_mut().expect("a lease was taken");
+        let link = Rc::clone(held.backend.link());
+        call.node = Some(Rc::clone(&link));
+        let waits = command.spec().class == Class::Wait && !stay.state.in_multi;
+        if waits && self.wrote_at.is_some_and(|term| Some(term) != link.node.term) {
+            // The primary that took this session's writes is gone: nobody can vouch for them.
+            let none = if command.spec().name == "wait" {
+                &b":0\r\n"[..]
+            } else {
+                b"*2\r\n:0\r\n:0\r\n"
+            };
+            self.answer(command, none);
+            return Ok(Attempt::Answered);
+        }
+        if call.unblocks && call.shape.read {
+            // Held writes wait until it is in place again, as they do for subscribers.
+            call.counted = link.node.term.map(|term| self.door.census.count(term));
+        }
+        // Who has written nothing has nothing to wait for.
+        let marks = waits && self.wrote_at.is_some();
+        let conn = held.lease.conn();
+        let sending = async {
+            if marks {
+                // A fresh connection's replication offset is 0, and WAIT would lie: a propagated no-op makes it
+                // cover all that this session has written.
+                conn.send(WAIT_MARK).await?;
+                let (kind, reply) = conn.reply().await?;
+                if kind.is_error() {
+                    return Ok(Some(reply));
+                }
+            }
+            conn.send(&frame).await.map(|()| None)
+        };
+        match self.while_primary(&link.node, sending).await? {
+            Some(Ok(None)) => self.await_answer(stay, command, call).await,
+            Some(Ok(Some(refusal))) => {
+                self.answer(command, &refusal);
+                Ok(Attempt::Answered)
+            }
+            _ => Ok(Self::lost(stay, call)),
+        }
+    }
+
+    /// Gives the node the scripts that `command` names, and says what to send it.
+    async fn prepare(
+        &mut self,
+        stay: &Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+        backend: &Rc<Backend>,
+    ) -> Result<Bytes, Close> {
+        if stay.state.in_multi && command.spec().name == "exec" {
+            self.provide_scripts(backend, &stay.journal.frames).await?;
+        } else if command.spec().class == Class::Script {
+            self.note_script(command);
+            self.provide_scripts(backend, command.frame()).await?;
+        }
+        let frame = call.frame_now(command);
+        let again = match command.spec().class {
+            Class::Scan => self.scan_again(&backend.link().node, &frame),
+            _ => None,
+        };
+        Ok(again.unwrap_or(frame))
+    }
+
+    /// A lease on the primary, with the open MULTI replayed. `Ok(false)`: not now. The error is for the client.
+    async fn take_lease(&mut self, stay: &mut Stay) -> Result<Result<bool, Bytes>, Close> {
+        let Some(backend) = self.door.fleet.primary(&stay.profile(&self.profile)) else {
+            return Ok(Ok(false));
+        };
+        let leased = tokio::select! {
+            biased;
+            close = self.broken() => return Err(close),
+            leased = backend.lease(stay.budget, stay.reason) => leased,
+        };
+        let mut lease = match leased {
+            Ok(lease) => lease,
+            Err(LeaseError::Exhausted) => {
+                return Ok(Err(Error::NoLease {
+                    budget: stay.budget.name(),
+                }
+                .reply()));
+            }
+            Err(LeaseError::Lost) => return Ok(Ok(false)),
+            Err(LeaseError::Refused(reply)) => return Ok(Err(reply)),
+        };
+        let name = Bytes::copy_from_slice(&self.client.face().name);
+        let introduced = self.while_primary(&backend.link().node, lease.conn().introduce(name));
+        if !matches!(introduced.await?, Some(Ok(()))) {
+            return Ok(Ok(false));
+        }
+        if stay.state.in_multi && !stay.journal.over {
+            let replayed = async {
+                let mut taken = true;
+                lease.conn().send(&stay.journal.frames).await?;
+                for _ in 0..stay.journal.commands {
+                    let (_, reply) = lease.conn().reply().await?;
+                    taken &= !refusal(&reply).is_some_and(|why| backend.link().may_wait_out(why, &reply));
+                }
+                Ok::<bool, std::io::Error>(taken)
+            };
+            if !matches!(
+                self.while_primary(&backend.link().node, replayed).await?,
+                Some(Ok(true))
+            ) {
+                return Ok(Ok(false));
+            }
+        }
+        stay.held = Some(HeldLease { lease, backend });
+        Ok(Ok(true))
+    }
+
+    /// The reply, passed on; or what became of the command instead.
+    async fn await_answer(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+    ) -> Result<Attempt, Close> {
+        let mut applied = self.door.fleet.applied();
+        let mut passing = false;
+        // Of a module's command it is only known that it may block.
+        let module = command.spec().class == Class::Unknown && stay.reason == LeaseReason::Blocking;
+        let waits = call.unblocks || module || stay.reason == LeaseReason::Paused;
+        if waits || command.spec().class == Class::Wait {
+            self.client.face_mut().doing().blocked = stay.blocked();
+        }
+        loop {
+            let Some(held) = &mut stay.held else {
+                return Ok(Self::lost(stay, call));
+            };
+            let arrival = tokio::select! {
+                biased;
+                arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
+                close = self.gone_or_broken(waits) => return Err(close),
+                () = applied.changed() => {
+                    self.follow_topology(stay, call).await?;
+                    continue;
+                }
+            };
+            match arrival {
+                Ok(Arrival::Part(_))
+                    if call
+                        .node
+                        .as_ref()
+                        .is_some_and(|link| !self.door.fleet.is_primary(&link.node)) =>
+                {
+                    stay.lose();
+                }
+                Ok(Arrival::Part(part)) => {
+                    passing = true;
+                    self.client.push(&part);
+                    self.room().await?;
+                }
+                Ok(Arrival::Frame(kind, frame)) if passing => {
+                    self.client.push(&frame);
+                    stay.note(command, kind, &frame, &mut self.profile);
+                    return Ok(Attempt::Answered);
+                }
+                Ok(Arrival::Frame(ReplyKind::Push, frame)) => self.client.push(&frame),
+                Ok(Arrival::Frame(kind, frame)) => {
+                    let pushes: Vec<_> = std::iter::from_fn(|| held.lease.conn().push_at_hand()).collect();
+                    let attempt = self.take_answer(stay, command, call, kind, frame);
+                    // DEBUG PROTOCOL push: Valkey writes it behind its reply.
+                    pushes.iter().for_each(|push| self.client.push(push));
+                    return Ok(attempt);
+                }
+                Err(_) => {
+                    if passing {
+                        self.client.break_off(CloseReason::Node);
+                    }
+                    return Ok(Self::lost(stay, call));
+                }
+            }
+        }
+    }
+
+    /// The lease is lost, with a command sent on it.
+    fn lost(stay: &mut Stay, call: &Call) -> Attempt {
+        stay.lose();
+        // What MULTI only queues is replayed with it.
+        if call.queues && stay.state.in_multi {
+            Attempt::Again
+        } else {
+            Attempt::Lost
+        }
+    }
+
+    /// A blocked client that hangs up is gone; one that only half-closes behind other commands gets its answers.
+    async fn gone_or_broken(&mut self, blocks: bool) -> Close {
+        if blocks {
+            self.gone().await
+        } else {
+            self.broken().await
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        stay: &mut Stay,
+        command: &Command<Bytes>,
+        call: &mut Call,
+        kind: ReplyKind,
+        reply: Bytes,
+    ) -> Attempt {
+        let refusal = if kind == ReplyKind::Error {
+            refusal(&reply)
+        } else {
+            None
+        };
+        let link = call.node.clone().expect("the command was sent to it");
+        // What another client's CLIENT UNBLOCK does, or a key that goes, is an answer like others.
+        let ours = call.disarmed || reply.starts_with(UNBLOCKED_BY_DEMOTION);
+        let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks && ours;
+        if !unblocked && !self.door.fleet.is_primary(&link.node) {
+            // A former primary may have acted after the switch, on data that nobody keeps: only that it did nothing
+            // is believed of it.
+            return Self::lost(stay, call);
+        }
+        let passing =
+            refusal.is_some_and(|refusal| link.may_wait_out(refusal, &reply)) && call.shape.refusable;
+        if unblocked || (passing && !stay.state.watching) {
+            if refusal == Some(Refusal::Readonly) {
+                link.hint(Suspicion::Demoted);
+            }
+            call.refused = Some(reply);
+            // A transaction that EXEC has dropped is replayed, on whatever lease comes next.
+            stay.held = None;
+            return Attempt::Again;
+        }
+        // A transaction that was refused and replayed is told why at first.
+        let reply = match (refusal, call.refused.take()) {
+            (Some(Refusal::ExecAbort), Some(first)) => first,
+            _ => reply,
+        };
+        let outcome = if kind.is_error() {
+            Outcome::Error
+        } else {
+            Outcome::Ok
+        };
+        link.account(call.shape, command.spec().class, outcome, call.since.elapsed());
+        stay.note(command, kind, &reply, &mut self.profile);
+        if !call.shape.read && !stay.state.in_multi {
+            self.wrote_at = link.node.term;
+        }
+        self.client.reply(&reply);
+        Attempt::Answered
+    }
+}
