@@ -12,7 +12,7 @@ const SWITCH_TIMEOUT: Duration = Duration::from_secs(20);
 on_each_server! {
     fn boots_and_switches_as_planned_and_when_killed(flavor: Flavor) -> Result<()> {
         let started = Instant::now();
-        let cluster = Cluster::builder(flavor).start()?;
+        let cluster = Cluster::builder(flavor).brisk().failover_timeout(SWITCH_TIMEOUT / 8).start()?;
         eprintln!("{flavor}: three nodes and three sentinels after {:?}", started.elapsed());
         let shard = cluster.shard();
         let first = cluster.primary()?.port();
@@ -23,7 +23,7 @@ on_each_server! {
         eprintln!("{flavor}: the sentinels agreed {:?} after the promotion", at.elapsed());
         ensure!(promoted.port() == second.port());
 
-        // The old primary is made a replica up to ten seconds later; only then can the next failover start well.
+        // The old primary is made a replica somewhat later; only then can the next failover start well.
         cluster.wait_ready()?;
         let killed = Instant::now();
         let (third, at) = shard.promotion_during(second.port(), SWITCH_TIMEOUT, || {
@@ -40,7 +40,7 @@ on_each_server! {
     }
 
     fn a_stopped_primary_is_replaced_and_made_a_replica_when_it_comes_back(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).start()?;
+        let cluster = Cluster::builder(flavor).brisk().start()?;
         let shard = cluster.shard();
         let old = cluster.primary()?;
         old.stop()?;

@@ -52,7 +52,7 @@ on_each_server! {
 
     /// TO names the replica; priorities are as before afterwards.
     fn the_operator_chooses(flavor: Flavor) -> Result<()> {
-        let cluster = breakable(flavor)?;
+        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(2)).brisk().start()?;
         let proxy = before(&cluster)?;
         let load = Load::builder(proxy.address()).clients(8).start()?;
         for turn in 0..2 {
@@ -76,7 +76,7 @@ on_each_server! {
 
     /// At whatever step it fails, writes flow again, everybody's, and nothing remains of it.
     fn what_fails_is_undone(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(20)).start()?;
+        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(20)).brisk().start()?;
         let proxy = before(&cluster)?;
         let primary = cluster.primary()?;
         let replicas = cluster.shard().replicas();

@@ -39,8 +39,18 @@ pub struct ClusterBuilder {
     node_login: Option<Login>,
     sentinel_login: Option<Login>,
     hostnames: bool,
+    pace: Pace,
     node_config: Vec<String>,
     sentinel_config: Vec<String>,
+}
+
+/// How often sentinels look at nodes while all is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Every ten seconds, as in production.
+    Usual,
+    /// Several times a second.
+    Brisk,
 }
 
 // === impl ClusterBuilder ===
@@ -102,6 +112,14 @@ impl ClusterBuilder {
         self
     }
 
+    /// Sentinels notice within a second what they notice in ten in production: a primary that is none any longer, and a
+    /// replica's priority. For what is not about their pace.
+    #[must_use]
+    pub fn brisk(mut self) -> Self {
+        self.pace = Pace::Brisk;
+        self
+    }
+
     /// A line for every node's configuration.
     #[must_use]
     pub fn node_config(mut self, line: &str) -> Self {
@@ -127,6 +145,9 @@ impl ClusterBuilder {
         };
         // Only now, so that their first look at each replica, good for ten seconds, finds it in sync.
         cluster.sentinels = self.start_sentinels(&cluster.shards)?;
+        if self.pace == Pace::Brisk {
+            cluster.sentinels.iter().try_for_each(Sentinel::hurry)?;
+        }
         cluster.wait_ready()?;
         Ok(cluster)
     }
@@ -213,6 +234,7 @@ impl Cluster {
             node_login: None,
             sentinel_login: None,
             hostnames: false,
+            pace: Pace::Usual,
             node_config: Vec::new(),
             sentinel_config: Vec::new(),
         }

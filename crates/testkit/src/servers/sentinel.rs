@@ -277,6 +277,17 @@ impl Sentinel {
             })
     }
 
+    /// Makes it look at nodes, and tell others, several times a second until it is restarted.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn hurry(&self) -> Result<()> {
+        self.process.wait_until("it to hurry", || {
+            self.command(&["SENTINEL", "DEBUG", "INFO-PERIOD", "300", "PUBLISH-PERIOD", "300"])
+                .map(drop)
+        })
+    }
+
     /// `kill -9`.
     pub fn kill(&self) {
         self.process.kill();
