@@ -124,6 +124,14 @@ impl Scenario {
         Ok(())
     }
 
+    /// It may leave scripts behind.
+    pub(crate) fn has_scripts(&self) -> bool {
+        let text = self.to_string().to_ascii_lowercase();
+        ["script", "function", "eval", "fcall"]
+            .iter()
+            .any(|word| text.contains(word))
+    }
+
     /// The clients that it names.
     pub(crate) fn clients(&self) -> Vec<char> {
         let mut all: Vec<char> = self

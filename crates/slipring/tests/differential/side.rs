@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use regex::bytes::Regex;
 use testkit::client::encode;
 use testkit::{Client, Node, Reply};
@@ -208,23 +208,22 @@ impl Side {
 
     /// What its clients have left on the node. Nothing while a script keeps it from answering.
     pub(crate) fn traces(&mut self) -> Result<Traces> {
-        let mut traces = Vec::new();
-        for section in ["clients", "stats"] {
-            let info = self.node.command(&["INFO", section])?;
-            let lines = info.text().unwrap_or_default().lines();
-            traces.extend(lines.filter_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                let counts = ["blocked_clients", "pubsub_channels", "pubsub_patterns"].contains(&name);
-                counts.then(|| (name.to_owned(), value.to_owned()))
-            }));
-        }
-        Ok(traces)
+        let info = self.node.command(&["INFO", "clients", "stats"])?;
+        let lines = info.text().unwrap_or_default().lines();
+        let counts = ["blocked_clients", "pubsub_channels", "pubsub_patterns"];
+        let traces = lines.filter_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            counts
+                .contains(&name)
+                .then(|| (name.to_owned(), value.to_owned()))
+        });
+        Ok(traces.collect())
     }
 
-    /// A command for the node behind it.
-    pub(crate) fn ask_node(&mut self, line: &str) -> Result<Reply> {
-        let command = words(line, &BTreeMap::new())?;
-        self.node.command(&command).with_context(|| line.to_owned())
+    /// Commands for the node behind it, in one write.
+    pub(crate) fn tell_node(&mut self, commands: &[&[&str]]) -> Result<Vec<Reply>> {
+        let commands: Vec<Vec<&str>> = commands.iter().map(|command| command.to_vec()).collect();
+        Ok(self.node.pipeline(&commands)?)
     }
 }
 
