@@ -5,6 +5,7 @@ mod demo;
 mod deploy;
 mod failover;
 mod generate;
+mod image;
 mod setup;
 mod sim;
 mod suite;
@@ -46,6 +47,8 @@ enum Chore {
     Sim(sim::Options),
     /// Try what deploy/ holds: chart, rules and dashboard, with helm, promtool and a real Prometheus
     Deploy,
+    /// Build the image with buildah, and try it with podman: size, start, user, name resolution, drain as PID 1
+    Image,
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -117,6 +120,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Suite(options) => suite::run(&options),
         Chore::Sim(options) => Ok(sim::run(&options)),
         Chore::Deploy => deploy::run(),
+        Chore::Image => image::run(),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }
