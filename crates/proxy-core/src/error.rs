@@ -38,6 +38,8 @@ pub(crate) fn may_resend(sent: Sent, read: bool, resends: u8) -> bool {
 pub(crate) enum Error<'a> {
     /// A command was sent to the node and its connection was lost before the answer.
     UnknownOutcome(&'a HostPort),
+    /// The connection was lost while a request was being sent that is too large to be kept: its end was not sent.
+    CutShort(&'a HostPort),
     /// No primary came within the hold time.
     NoPrimary {
         /// The master's name.
@@ -77,6 +79,11 @@ impl fmt::Display for Error<'_> {
                 f,
                 "UNKNOWN outcome: the connection to {node} was lost after the command was sent; \
                  it may or may not have been executed"
+            ),
+            Self::CutShort(node) => write!(
+                f,
+                "MASTERDOWN the connection to {node} was lost while the command was being sent, which is too large to be \
+                 sent again; it was not executed"
             ),
             Self::NoPrimary { master, waited } => {
                 write!(f, "MASTERDOWN no primary for \"{master}\" within {waited:?}; the command was not executed")
@@ -137,6 +144,11 @@ mod tests {
             Error::UnknownOutcome(&node),
             "UNKNOWN outcome: the connection to 10.0.0.1:6379 was lost after the command was sent; it may or may \
              not have been executed",
+        );
+        check(
+            Error::CutShort(&node),
+            "MASTERDOWN the connection to 10.0.0.1:6379 was lost while the command was being sent, which is too large \
+             to be sent again; it was not executed",
         );
         check(
             Error::NoPrimary {

@@ -32,7 +32,7 @@ pub(crate) const SLOW_CLIENT_SECS: u64 = 10;
 /// A reply is held until complete up to here; past it its bytes are passed on as they come.
 pub(crate) const REPLY_WHOLE_BYTES: usize = 64 << 10;
 
-/// A request longer than this travels on a lease of its own, so that it stalls nobody else's.
+/// A request longer than this travels on a lease of its own, so that it stalls nobody else's, and is passed on as it comes.
 pub(crate) const REQUEST_SHARED_BYTES: usize = 256 << 10;
 
 /// Bytes of small requests that one write to a node carries; a larger one has a write of its own.

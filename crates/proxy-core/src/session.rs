@@ -84,6 +84,8 @@ enum Turn {
     Aside(Command<Bytes>),
     /// A command that no node can take now.
     Held(Command<Bytes>),
+    /// The request in the input is large, and has not come whole.
+    Large,
     /// Commands came back, to be sent again.
     Recover,
     /// The client broke the protocol.
@@ -174,6 +176,7 @@ impl Session {
             let done = match turn {
                 Turn::Aside(command) => Box::pin(self.aside(command)).await,
                 Turn::Held(command) => Box::pin(self.hold(command)).await,
+                Turn::Large => Box::pin(self.large()).await,
                 Turn::Recover => Box::pin(self.recover()).await,
                 Turn::Malformed(error) => Box::pin(self.malformed(error)).await,
                 Turn::Close(reason) => Err(Close(reason)),

@@ -16,10 +16,12 @@ use tokio_util::codec::Decoder;
 /// Requests: any split gives the same frames and the same error, and a frame's arguments lie within it.
 pub fn request(bytes: &[u8]) {
     for limits in [&RequestLimits::AUTHENTICATED, &RequestLimits::UNAUTHENTICATED] {
-        let (frames, error) = requests(bytes, limits, bytes.len());
+        let (frames, error) = requests(bytes, limits, bytes.len(), Passing::Kept);
         for step in [1, 2, 7, 64] {
-            let pieces = requests(bytes, limits, step);
-            assert_eq!(pieces, (frames.clone(), error), "pieces of {step}");
+            for passing in [Passing::Kept, Passing::Forgotten] {
+                let pieces = requests(bytes, limits, step, passing);
+                assert_eq!(pieces, (frames.clone(), error), "pieces of {step}, {passing:?}");
+            }
         }
         let mut rest = bytes;
         let mut decoder = CommandDecoder::new(*limits);
@@ -88,7 +90,12 @@ pub fn reply(bytes: &[u8]) {
 fn run_of(command: &Command<&[u8]>, behind: &[u8]) {
     let Some(opening) = command.opening() else { return };
     let (count, len) = opening.run(behind, 3);
-    let (found, _) = requests(behind, &RequestLimits::UNAUTHENTICATED, behind.len());
+    let (found, _) = requests(
+        behind,
+        &RequestLimits::UNAUTHENTICATED,
+        behind.len(),
+        Passing::Kept,
+    );
     let mut rest = behind;
     for (found, _) in found.into_iter().zip(0..count) {
         let (frame, behind) = rest
@@ -157,19 +164,40 @@ pub fn command(bytes: &[u8]) {
     }
 }
 
-fn requests(bytes: &[u8], limits: &RequestLimits, step: usize) -> (Vec<RequestFrame>, Option<RequestError>) {
+/// What becomes of the bytes of a request that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passing {
+    Kept,
+    Forgotten,
+}
+
+fn requests(
+    bytes: &[u8],
+    limits: &RequestLimits,
+    step: usize,
+    passing: Passing,
+) -> (Vec<RequestFrame>, Option<RequestError>) {
     let mut scan = RequestScan::default();
     let mut found = Vec::new();
-    let (mut start, mut end) = (0_usize, step.min(bytes.len()));
+    let (mut start, mut end, mut passed) = (0_usize, step.min(bytes.len()), 0_usize);
     loop {
-        match scan.advance(bytes.get(start..end).unwrap_or_default(), limits) {
-            Ok(Some(frame)) => {
+        let shown = bytes.get(start..end).unwrap_or_default();
+        match scan.advance(shown, limits) {
+            Ok(Some(mut frame)) => {
                 assert!(frame.len > 0, "a frame takes bytes");
                 start = start.saturating_add(frame.len);
+                frame.len = frame.len.saturating_add(std::mem::take(&mut passed));
                 found.push(frame);
             }
             Ok(None) if end >= bytes.len() => return (found, None),
-            Ok(None) => end = end.saturating_add(step).min(bytes.len()),
+            Ok(None) => {
+                if passing == Passing::Forgotten {
+                    let gone = scan.forget(shown.len());
+                    start = start.saturating_add(gone);
+                    passed = passed.saturating_add(gone);
+                }
+                end = end.saturating_add(step).min(bytes.len());
+            }
             Err(error) => return (found, Some(error)),
         }
     }

@@ -1,14 +1,16 @@
 //! A fresh connection to a node: dialled, made into its Profile, read reply by reply.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::backend::profile::{self, Profile};
 use crate::limits;
@@ -127,6 +129,29 @@ impl Conn {
             .add(Counter::SentBytes(Side::Node), bytes.len() as u64);
         self.io.write_all(bytes).await?;
         self.io.flush().await
+    }
+
+    /// Writes some of `bytes`, as many as the node takes now.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        if sent == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.counted
+            .cells
+            .add(Counter::SentBytes(Side::Node), sent as u64);
+        Poll::Ready(Ok(sent))
+    }
+
+    /// Ready once all that was written is on its way.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     /// The next reply frame, whole. Cancel-safe: what was read stays.

@@ -46,7 +46,7 @@ impl Session {
         self.received(filled.len());
         let (used, stop) = self.consume(filled);
         self.keep(filled.get(used..).unwrap_or_default(), &stop);
-        Poll::Ready(Ok(stop))
+        Poll::Ready(Ok(self.look_closer(stop)))
     }
 
     /// One read into `input`.
@@ -67,7 +67,7 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    fn received(&self, bytes: usize) {
+    pub(super) fn received(&self, bytes: usize) {
         self.client.hear(self.door.worker.now(), bytes);
         self.door
             .worker
@@ -91,7 +91,16 @@ impl Session {
         if matches!(stop, Stop::Dry) {
             self.reading = self.reading.scanned();
         }
-        stop
+        self.look_closer(stop)
+    }
+
+    /// What has not come whole may be too large to be kept.
+    #[inline]
+    fn look_closer(&self, stop: Stop) -> Stop {
+        match stop {
+            Stop::Dry if !self.input.is_empty() && self.is_large() => Stop::Turn(Turn::Large),
+            stop => stop,
+        }
     }
 
     /// Keeps what was not consumed.
@@ -153,7 +162,16 @@ impl Reading {
         }
     }
 
-    const fn scanned(self) -> Self {
+    /// The same, where the input is to be looked at again.
+    pub(super) const fn again(self) -> Self {
+        match self {
+            Self::Unscanned | Self::Dry => Self::Unscanned,
+            Self::LastUnscanned | Self::Ended => Self::LastUnscanned,
+        }
+    }
+
+    /// The same, where the input has been looked at.
+    pub(super) const fn scanned(self) -> Self {
         match self {
             Self::Unscanned | Self::Dry => Self::Dry,
             Self::LastUnscanned | Self::Ended => Self::Ended,

@@ -1,5 +1,5 @@
 //! Commands that need a connection of their own, one at a time: WATCH and MULTI in several batches, whatever may
-//! block, whatever is very large.
+//! block; and in `large` what is passed on as it comes.
 //!
 //! ```text
 //!   pinned --> attempt: lease (waits for a primary) --> replay an open MULTI --> send --> answer
@@ -9,6 +9,7 @@
 //! ```
 
 mod attempt;
+mod large;
 mod rearm;
 mod stay;
 

@@ -67,6 +67,41 @@ impl RequestScan {
         outcome
     }
 
+    /// What has been announced of the request that is open: its arguments, and how many bytes it takes at the least.
+    /// `None` before its count has come, and for an inline request. With the bytes that came it makes a
+    /// [`Command`](crate::Command) whose last arguments are missing or cut short.
+    #[inline]
+    pub fn announced(&self) -> Option<RequestFrame> {
+        let body = match self.stage {
+            Stage::Start | Stage::Inline | Stage::Count => return None,
+            Stage::Length => 0,
+            Stage::Body(len) => len,
+        };
+        Some(RequestFrame {
+            len: self.at.saturating_add(body),
+            argc: self.argc,
+            shape: RequestShape::Multibulk,
+        })
+    }
+
+    /// For who passes a request on as it comes: how many of the `len` bytes shown need not be shown again. The next
+    /// call shows what stands behind them, and a frame's length counts from there. The end of a request is never
+    /// forgotten before it was found.
+    pub fn forget(&mut self, len: usize) -> usize {
+        let gone = match self.stage {
+            Stage::Start | Stage::Inline | Stage::Count => 0,
+            Stage::Length => self.at.min(len),
+            Stage::Body(body) => {
+                let end = self.at.saturating_add(body).saturating_sub(LINE_END);
+                let gone = end.min(len);
+                self.stage = Stage::Body(body.saturating_sub(gone.saturating_sub(self.at)));
+                gone
+            }
+        };
+        self.at = self.at.saturating_sub(gone);
+        gone
+    }
+
     fn resume(&mut self, buf: &[u8], limits: &RequestLimits) -> Result<Option<RequestFrame>, RequestError> {
         loop {
             match self.stage {

@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// A lease on the primary, with the open MULTI replayed. `Ok(false)`: not now. The error is for the client.
-    async fn take_lease(&mut self, stay: &mut Stay) -> Result<Result<bool, Bytes>, Close> {
+    pub(super) async fn take_lease(&mut self, stay: &mut Stay) -> Result<Result<bool, Bytes>, Close> {
         let Some(backend) = self.door.fleet.primary(&stay.profile(&self.profile)) else {
             return Ok(Ok(false));
         };
@@ -223,7 +223,7 @@ impl Session {
     }
 
     /// The reply, passed on; or what became of the command instead.
-    async fn await_answer(
+    pub(super) async fn await_answer(
         &mut self,
         stay: &mut Stay,
         command: &Command<Bytes>,
