@@ -8,7 +8,7 @@ pub(crate) mod mux;
 pub(crate) mod profile;
 pub(crate) mod scripts;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,9 +28,10 @@ use crate::backend::scripts::Digest;
 use crate::client::Shape;
 use crate::failover::Timeline;
 use crate::limits;
+use crate::live::Live;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
 use crate::roster::Way;
-use crate::settings::{ClientAuth, Settings};
+use crate::settings::ClientAuth;
 
 /// Which node, in which role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +48,7 @@ pub(crate) struct Link {
     pub upstream: usize,
     /// The node.
     pub node: NodeKey,
-    pub(crate) settings: Rc<Settings>,
+    pub(crate) settings: Rc<Live>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) hints: HintSender,
     pub(crate) cells: Arc<Cells>,
@@ -74,10 +75,8 @@ pub(crate) struct Backend {
     muxes: RefCell<Vec<Option<Rc<Mux>>>>,
     /// Those that only finish what they have.
     leaving: RefCell<Vec<Rc<Mux>>>,
-    blocking: OnceCell<LeasePool>,
-    streaming: OnceCell<LeasePool>,
-    transaction: OnceCell<LeasePool>,
-    control: OnceCell<LeasePool>,
+    /// One a budget, made when it is first asked for.
+    pools: RefCell<[Option<Rc<LeasePool>>; Budget::COUNT]>,
     /// Since when no session has used it.
     unused_since: Cell<Option<Instant>>,
     /// The node's answer to HELLO in this Profile's RESP version.
@@ -102,8 +101,8 @@ impl Link {
         Conn::open(
             &*self.dial,
             &self.node.address,
-            profile,
-            self.settings.connect_timeout,
+            &self.settings.present(profile),
+            self.settings.get().connect_timeout,
             counted,
         )
         .await
@@ -111,7 +110,7 @@ impl Link {
 
     /// The node has refused `profile` with `reply`. Whoever had proven these credentials to a primary loses the session.
     pub(crate) fn revoke(&self, profile: &Profile, reply: &[u8]) {
-        let proven = self.node.term.is_some() && self.settings.client_auth == ClientAuth::Passthrough;
+        let proven = self.node.term.is_some() && self.settings.get().client_auth == ClientAuth::Passthrough;
         if proven && refusal(reply) == Some(Refusal::WrongPass) {
             self.revoked.borrow_mut().extend(profile.credentials.clone());
         }
@@ -194,12 +193,9 @@ impl Link {
 impl Backend {
     pub(crate) fn new(link: Rc<Link>, profile: Profile) -> Rc<Self> {
         Rc::new(Self {
-            muxes: RefCell::new(vec![None; link.settings.mux_connections.max(1)]),
+            muxes: RefCell::new(vec![None; link.settings.get().mux_connections.max(1)]),
             leaving: RefCell::new(Vec::new()),
-            blocking: OnceCell::new(),
-            streaming: OnceCell::new(),
-            transaction: OnceCell::new(),
-            control: OnceCell::new(),
+            pools: RefCell::default(),
             unused_since: Cell::new(None),
             hello: RefCell::new(None),
             client_line: RefCell::new(None),
@@ -210,36 +206,32 @@ impl Backend {
         })
     }
 
-    fn pool(&self, budget: Budget) -> &LeasePool {
-        let pool = match budget {
-            Budget::Blocking => &self.blocking,
-            Budget::Streaming => &self.streaming,
-            Budget::Transaction => &self.transaction,
-            Budget::Control => &self.control,
-        };
-        pool.get_or_init(|| {
-            let settings = &self.link.settings;
+    fn pool(&self, budget: Budget) -> Rc<LeasePool> {
+        let pools = &mut *self.pools.borrow_mut();
+        let pool = pools.get_mut(budget as usize).expect("a place for each budget");
+        let pool = pool.get_or_insert_with(|| {
+            let settings = self.link.settings.get();
             let manager = NodeManager {
                 dial: Arc::clone(&self.link.dial),
                 node: self.link.node.address.clone(),
-                profile: self.profile.clone(),
+                profile: self.link.settings.present(&self.profile),
                 timeout: settings.connect_timeout,
                 node_cells: Arc::clone(&self.link.node_cells),
                 cells: Arc::clone(&self.link.cells),
                 asks_id: budget != Budget::Transaction,
             };
-            LeasePool::new(
+            Rc::new(LeasePool::new(
                 manager,
                 settings.pool_size.div_ceil(settings.workers),
                 settings.lease_wait_timeout,
-            )
-        })
+            ))
+        });
+        Rc::clone(pool)
     }
 
-    fn pools(&self) -> impl Iterator<Item = &LeasePool> {
-        [&self.blocking, &self.streaming, &self.transaction, &self.control]
-            .into_iter()
-            .filter_map(OnceCell::get)
+    /// Leases that are out close when they come back; the next ones are made by the settings of now.
+    pub(crate) fn renew(&self) {
+        *self.pools.borrow_mut() = Default::default();
     }
 
     /// The node.
@@ -344,7 +336,7 @@ impl Backend {
             conn.send(&frame).await?;
             conn.reply().await
         };
-        match tokio::time::timeout(self.link.settings.connect_timeout, exchange).await {
+        match tokio::time::timeout(self.link.settings.get().connect_timeout, exchange).await {
             Ok(answered) => Ok(answered?),
             Err(_) => Err(ConnectError::Io(std::io::ErrorKind::TimedOut.into())),
         }
@@ -378,7 +370,7 @@ impl Backend {
         {
             mux.cut();
         }
-        self.pools().for_each(LeasePool::close);
+        self.pools.borrow().iter().flatten().for_each(|pool| pool.close());
     }
 
     /// True: no session has used it for a while; its connections close.
@@ -387,7 +379,7 @@ impl Backend {
         let used = Rc::strong_count(self) > 1
             || muxes.iter().flatten().any(Mux::is_used)
             || !self.leaving.borrow().is_empty()
-            || self.pools().any(|pool| !pool.is_empty());
+            || self.pools.borrow().iter().flatten().any(|pool| !pool.is_empty());
         if used {
             self.unused_since.set(None);
             return false;
@@ -421,10 +413,14 @@ impl Backend {
     /// Reaps what nobody uses. True: a mux has been silent past `--node-timeout`.
     pub(crate) fn pulse(&self, now: Instant) -> bool {
         let idle = Duration::from_secs(limits::LEASE_IDLE_SECS);
-        self.pools().for_each(|pool| pool.reap(idle));
+        self.pools
+            .borrow()
+            .iter()
+            .flatten()
+            .for_each(|pool| pool.reap(idle));
         let leaving = &mut *self.leaving.borrow_mut();
         leaving.retain(|mux| !mux.is_closed());
-        let timeout = self.link.settings.node_timeout;
+        let timeout = self.link.settings.get().node_timeout;
         let muxes = self.muxes.borrow();
         muxes
             .iter()

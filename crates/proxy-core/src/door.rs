@@ -13,28 +13,32 @@ use crate::backend::NodeKey;
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
 use crate::backend::scripts::ScriptStore;
+use crate::demand::Demands;
 use crate::failover::Timeline;
+use crate::live::Live;
 use crate::metrics::{Cells, Gauge};
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
-use crate::settings::{ClientAuth, ReadPolicy, Settings};
+use crate::settings::{ClientAuth, ReadPolicy};
 
 /// What a session came through.
 pub(crate) struct Door {
     pub(crate) worker: Rc<WorkerState>,
     pub(crate) fleet: Rc<Fleet>,
     pub(crate) master: Arc<str>,
-    pub(crate) reads: ReadPolicy,
+    pub(crate) reads: Cell<ReadPolicy>,
     pub(crate) census: Arc<Census>,
     pub(crate) streams: Arc<Streams>,
 }
 
 /// What all sessions of a worker share.
 pub(crate) struct WorkerState {
-    pub(crate) settings: Rc<Settings>,
+    pub(crate) settings: Rc<Live>,
     pub(crate) cells: Arc<Cells>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    /// What concerns the whole process.
+    pub(crate) demands: Demands,
     /// Bytes that wait for a primary, over all workers.
     pub(crate) held_bytes: Arc<AtomicUsize>,
     /// In the order of the upstreams.
@@ -99,9 +103,10 @@ pub(crate) struct Counted {
 impl Door {
     /// Who a client is before it has said anything.
     pub(crate) fn first_profile(&self) -> Profile {
-        let credentials = match self.worker.settings.client_auth {
+        let settings = self.worker.settings.get();
+        let credentials = match settings.client_auth {
             ClientAuth::Passthrough => None,
-            ClientAuth::Proxy | ClientAuth::None => self.worker.settings.node_credentials.clone(),
+            ClientAuth::Proxy | ClientAuth::None => settings.node_credentials.clone(),
         };
         Profile {
             credentials,
@@ -121,7 +126,7 @@ impl WorkerState {
     /// Enters a waiting command of `bytes` in the books; `None` when `--failover-hold-bytes` wait already.
     pub(crate) fn hold(self: &Rc<Self>, upstream: usize, bytes: usize) -> Option<Held> {
         let before = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.settings.failover_hold_bytes {
+        if before + bytes > self.settings.get().failover_hold_bytes {
             self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return None;
         }

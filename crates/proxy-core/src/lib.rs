@@ -2,11 +2,13 @@
 
 mod backend;
 mod client;
+mod demand;
 mod denied;
 mod door;
 mod error;
 mod failover;
 mod limits;
+mod live;
 mod metrics;
 mod net;
 mod roster;
@@ -16,6 +18,7 @@ mod session;
 mod settings;
 mod task;
 
+pub use demand::Demand;
 pub use denied::Denied;
 pub use failover::{FailoverRecord, Field, Timeline};
 pub use metrics::{

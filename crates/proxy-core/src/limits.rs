@@ -94,3 +94,16 @@ pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;
 
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 50;
+
+/// Orders for the process as a whole that may wait; one more is refused.
+pub(crate) const DEMANDS_WAITING: usize = 16;
+
+/// slipring's own credentials before earlier reloads that are kept for sessions that began with them; the oldest is
+/// forgotten, and such a session ends with its connection to the node.
+pub(crate) const FORMER_CREDENTIALS: usize = 64;
+
+/// A drain sends clients away in so many slices, one a pulse, so that they do not all come back somewhere at once…
+pub(crate) const DRAIN_SLICES: usize = 20;
+
+/// … of at least so many.
+pub(crate) const DRAIN_SLICE_CLIENTS: usize = 50;

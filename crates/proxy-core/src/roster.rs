@@ -16,6 +16,7 @@ use crate::backend::fleet::Pause;
 use crate::backend::profile::Profile;
 use crate::client::face::Fields;
 use crate::net::Accepted;
+use crate::settings::{ReadPolicy, Settings};
 pub(crate) use filter::{Filter, Selection};
 
 /// Every worker's inbox.
@@ -33,6 +34,8 @@ pub(crate) enum Message {
     Kill(Arc<Filter>, mpsc::Sender<usize>),
     /// The primary of this master is about to postpone this, or postpones nothing any more.
     Pause(usize, Option<Pause>, mpsc::Sender<()>),
+    /// These settings hold from now on, and these read policies, one a listener.
+    Reload(Arc<Settings>, Arc<[ReadPolicy]>, mpsc::Sender<()>),
     /// Unblock this one, if it is blocked.
     Unblock(Unblock, mpsc::Sender<bool>),
 }
@@ -130,6 +133,12 @@ impl Roster {
     /// Tells every worker what the primary of a master postpones. Each has taken it to heart when this ends.
     pub(crate) async fn pause(&self, upstream: usize, pause: Option<Pause>) {
         self.gather(|answer| Message::Pause(upstream, pause, answer))
+            .await;
+    }
+
+    /// Gives every worker other settings. Each goes by them when this ends.
+    pub(crate) async fn reload(&self, settings: &Arc<Settings>, reads: &Arc<[ReadPolicy]>) {
+        self.gather(|answer| Message::Reload(Arc::clone(settings), Arc::clone(reads), answer))
             .await;
     }
 

@@ -4,6 +4,8 @@
 //!   listening socket, shared by all workers --accept--> least loaded worker --admit--> session task
 //! ```
 
+mod drain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use sentinel_watcher::{Credentials, Dial, HealthFeed, HintSender, Steering, TopologyFeed};
 use slab::Slab;
@@ -25,10 +28,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::fleet::{Fleet, FleetParts};
 use crate::client::face::{Blocked, Face};
 use crate::client::{Client, Order};
+use crate::demand::{Demand, DemandReceiver, Demands, demands};
 use crate::door::{Door, Master, Origin, WorkerState};
 use crate::error::Error;
 use crate::failover::Timeline;
 use crate::limits;
+use crate::live::Live;
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
 use crate::net::{Accepted, Address, Listen};
 use crate::roster::{Adopt, Filter, Message, Roster, Selection};
@@ -72,11 +77,16 @@ pub struct Worker {
 pub struct Handle {
     shared: Arc<Shared>,
     draining: watch::Sender<bool>,
+    demanded: DemandReceiver,
 }
 
 /// What crosses the workers' threads.
 struct Shared {
-    settings: Settings,
+    /// As last loaded, for workers that begin.
+    settings: ArcSwap<Settings>,
+    /// Set once, whatever a reload says.
+    workers: usize,
+    demands: Demands,
     masters: Arc<[Master]>,
     metrics: Arc<Metrics>,
     /// Clients of each worker.
@@ -121,6 +131,7 @@ pub fn build(
         .map(|door| Arc::from(door.listen.address().to_string()))
         .collect();
     let (draining, drained) = watch::channel(false);
+    let (demands, demanded) = demands();
     let (roster, receivers) = Roster::new(workers);
     let metrics = Metrics::new(workers, masters, addresses);
     let share = |(number, upstream): (usize, Upstream)| {
@@ -136,7 +147,9 @@ pub fn build(
     let shared = Arc::new(Shared {
         masters: upstreams.into_iter().enumerate().map(share).collect(),
         metrics,
-        settings: Settings { workers, ..settings },
+        settings: ArcSwap::from_pointee(Settings { workers, ..settings }),
+        workers,
+        demands,
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         roster: Arc::new(roster),
         draining: drained,
@@ -165,7 +178,12 @@ pub fn build(
         .enumerate()
         .map(worker)
         .collect::<io::Result<_>>()?;
-    Ok((workers, Handle { shared, draining }))
+    let handle = Handle {
+        shared,
+        draining,
+        demanded,
+    };
+    Ok((workers, handle))
 }
 
 // === impl Handle ===
@@ -175,6 +193,23 @@ impl Handle {
     /// Every [`Worker::run`] ends then.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+
+    /// Gives all workers other settings, and each listener, in their order, another read policy. Whoever asks for what
+    /// cannot change (`workers`) is not heard.
+    pub async fn reload(&self, settings: Settings, reads: Vec<ReadPolicy>) {
+        let workers = self.shared.workers;
+        let settings = Arc::new(Settings { workers, ..settings });
+        self.shared.settings.store(Arc::clone(&settings));
+        self.shared.roster.reload(&settings, &Arc::from(reads)).await;
+    }
+
+    /// The next order that somebody gave the process as a whole.
+    pub async fn demanded(&mut self) -> Demand {
+        match self.demanded.recv().await {
+            Some(demand) => demand,
+            None => std::future::pending().await,
+        }
     }
 
     /// Clients connected now, over all workers.
@@ -284,11 +319,12 @@ async fn accept(listeners: &mut [Listener]) -> (usize, io::Result<Accepted>) {
 impl Running {
     fn start(number: usize, shared: Arc<Shared>, listeners: &[Listener], dial: &Arc<dyn Dial>) -> Self {
         let cells = shared.metrics.cells(number);
-        let settings = Rc::new(shared.settings.clone());
+        let settings = Rc::new(Live::new(Settings::clone(&shared.settings.load())));
         let state = Rc::new(WorkerState {
             settings: Rc::clone(&settings),
             cells: Arc::clone(&cells),
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
+            demands: shared.demands.clone(),
             held_bytes: Arc::clone(&shared.held_bytes),
             hubs: Default::default(),
             masters: Arc::clone(&shared.masters),
@@ -323,7 +359,7 @@ impl Running {
                 worker: Rc::clone(&state),
                 fleet: Rc::clone(fleets.get(listener.upstream).expect("one fleet an upstream")),
                 master: Arc::clone(&upstream.upstream.master),
-                reads: listener.reads,
+                reads: Cell::new(listener.reads),
                 census: Arc::clone(&upstream.census),
                 streams: Arc::clone(&upstream.streams),
             })
@@ -393,6 +429,10 @@ impl Running {
                     let _ = answer.try_send(());
                 });
             }
+            Message::Reload(settings, reads, answer) => {
+                self.reload(&settings, &reads);
+                let _ = answer.try_send(());
+            }
             Message::Unblock(unblock, answer) => {
                 let filter = Filter::all(unblock.upstream).with(Selection::Ids(vec![unblock.id]));
                 let meant = mean(&filter);
@@ -405,6 +445,17 @@ impl Running {
                     });
                 }
             }
+        }
+    }
+
+    /// Sessions see it at their next batch, what is made from now on is made by it.
+    fn reload(&self, settings: &Settings, reads: &[ReadPolicy]) {
+        self.state.settings.replace(settings.clone());
+        for (door, reads) in self.doors.iter().zip(reads) {
+            door.reads.set(*reads);
+        }
+        for fleet in &self.fleets {
+            fleet.renew();
         }
     }
 
@@ -425,7 +476,7 @@ impl Running {
                 return cells.add(Counter::ClientsRefused(RefuseReason::Socket), 1);
             }
         };
-        if self.shared.clients() > self.shared.settings.max_clients {
+        if self.shared.clients() > self.state.settings.get().max_clients {
             self.load().fetch_sub(1, Ordering::Relaxed);
             cells.add(Counter::ClientsRefused(RefuseReason::MaxClients), 1);
             crate::task::spawn(async move {
@@ -485,7 +536,7 @@ impl Running {
                 self.close_revoked(fleet.upstream(), &revoked);
             }
         }
-        let idle = self.state.settings.idle_timeout;
+        let idle = self.state.settings.get().idle_timeout;
         if !idle.is_zero() {
             for (_, client) in self.clients.borrow().iter() {
                 if client.is_idle_since(now, idle) {
@@ -501,40 +552,6 @@ impl Running {
             if client.face().upstream == upstream && client.face().is_one_of(revoked) {
                 client.give_order(Order::Close(CloseReason::Revoked));
             }
-        }
-    }
-
-    /// Waits until every client is gone; the last ones are sent away at `--drain-timeout`.
-    async fn drain(self: &Rc<Self>, inbox: &mut mpsc::Receiver<Message>, pulse: &mut tokio::time::Interval) {
-        self.order(Order::Drain);
-        let deadline = Instant::now() + self.state.settings.drain_timeout;
-        while !self.clients.borrow().is_empty() {
-            tokio::select! {
-                biased;
-                () = self.emptied.notified() => {}
-                Some(message) = inbox.recv() => self.take_last(message),
-                () = tokio::time::sleep_until(deadline) => {
-                    self.order(Order::Close(CloseReason::Drain));
-                    inbox.close();
-                    self.emptied.notified().await;
-                }
-                _ = pulse.tick() => self.pulse(),
-            }
-        }
-    }
-
-    /// The same as [`Self::take`], but for clients: their like is being sent away.
-    fn take_last(self: &Rc<Self>, message: Message) {
-        if let Message::Adopt(_) = message {
-            self.load().fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.take(message);
-        }
-    }
-
-    fn order(&self, order: Order) {
-        for (_, client) in self.clients.borrow().iter() {
-            client.give_order(order);
         }
     }
 }

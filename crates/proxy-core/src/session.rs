@@ -241,6 +241,8 @@ impl Session {
         let limits = self.request_limits();
         let fleet = Rc::clone(&self.door.fleet);
         let may_share = self.may_enter() && fleet.paused().is_none();
+        let settings = self.door.worker.settings.get();
+        let reads = self.door.reads.get();
         let topology = fleet.topology();
         let mut used = 0;
         let mut group: Option<Group> = None;
@@ -261,9 +263,9 @@ impl Session {
                 continue;
             }
             let command = Command::new(rest.get(..frame.len).unwrap_or_default(), frame);
-            let may_share = may_share && !self.denies(&command);
+            let may_share = may_share && !settings.denies(&command);
             let plan = if may_share {
-                route::plan(topology.shard(0), self.door.reads, command.spec(), self.id)
+                route::plan(topology.shard(0), reads, command.spec(), self.id)
             } else {
                 Plan::Aside
             };
@@ -384,7 +386,7 @@ impl Session {
 
     /// Has not authenticated where that is asked: AUTH, HELLO, QUIT and RESET are all it may.
     fn is_nobody(&self) -> bool {
-        match self.door.worker.settings.client_auth {
+        match self.door.worker.settings.get().client_auth {
             ClientAuth::Passthrough => self.profile.credentials.is_none() && self.door.fleet.auth_required(),
             ClientAuth::Proxy => !self.admitted,
             ClientAuth::None => false,
@@ -393,7 +395,7 @@ impl Session {
 
     /// The client may have its commands looked at: slipring itself asks no password, or has seen it.
     fn may_enter(&self) -> bool {
-        self.admitted || self.door.worker.settings.client_auth != ClientAuth::Proxy
+        self.admitted || self.door.worker.settings.get().client_auth != ClientAuth::Proxy
     }
 }
 

@@ -1,8 +1,10 @@
 //! Everything an operator can set that the data plane needs. The binary fills it from flags, environment and file.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use resp_codec::Command;
 use sentinel_watcher::{Credentials, Secret};
 
 use crate::denied::Denied;
@@ -70,6 +72,8 @@ pub struct Settings {
     pub node_credentials: Option<Credentials>,
     /// Number of workers (threads).
     pub workers: usize,
+    /// What `PROXY SHOW CONFIG` prints, line by line. Shows no secrets.
+    pub shown: Arc<[String]>,
 }
 
 impl Default for Settings {
@@ -92,7 +96,17 @@ impl Default for Settings {
             admin_users: Vec::new(),
             node_credentials: None,
             workers: 1,
+            shown: Arc::default(),
         }
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// An operator wants this command refused.
+    pub(crate) fn denies<B: AsRef<[u8]>>(&self, command: &Command<B>) -> bool {
+        self.denied.as_ref().is_some_and(|denied| denied.covers(command))
     }
 }
 

@@ -140,12 +140,7 @@ impl Watcher {
         // Else it would wait for orders of its own.
         drop(steering);
         let master: Arc<str> = Arc::from(config.master.as_str());
-        let rules = Rules {
-            master: Arc::clone(&master),
-            address_map: config.address_map.clone(),
-            max_replica_lag: config.max_replica_lag,
-        };
-        let (machine, first) = Machine::new(rules, &config.sentinels, Instant::now());
+        let (machine, first) = Machine::new(rules(&config, &master), &config.sentinels, Instant::now());
         let (inputs, mut inbox) = mpsc::channel(limits::INPUTS);
         let mut driver = Driver {
             config,
@@ -186,6 +181,10 @@ impl Watcher {
                     Some(SteeringOrder::Handover(handover, outcome)) => {
                         driver.hand_over(handover, outcome, &orders);
                         continue;
+                    }
+                    Some(SteeringOrder::Reconfigure(config, done)) => {
+                        let _ = done.send(());
+                        driver.reconfigure(*config)
                     }
                     None => {
                         steered = false;
@@ -271,6 +270,28 @@ impl Driver {
         self.sentinels.insert(sentinel, watched);
     }
 
+    /// Takes another configuration, and greets everybody anew where that means another greeting.
+    fn reconfigure(&mut self, config: WatcherConfig) -> Input {
+        let ruled = Input::Ruled(rules(&config, &self.master), config.sentinels.clone());
+        let before = std::mem::replace(&mut self.config, config);
+        let now = &self.config;
+        let times = |config: &WatcherConfig| (config.connect_timeout, config.node_timeout);
+        let patience = times(&before) != times(now);
+        let sentinels = patience || before.sentinel_credentials != now.sentinel_credentials;
+        let nodes = patience || before.node_credentials != now.node_credentials;
+        if sentinels {
+            let watched: Vec<_> = self.sentinels.keys().cloned().collect();
+            watched.into_iter().for_each(|sentinel| self.watch(sentinel));
+        }
+        if nodes {
+            for (node, probed) in std::mem::take(&mut self.nodes) {
+                let every = probed.orders.borrow().every;
+                self.probe(node, every);
+            }
+        }
+        ruled
+    }
+
     fn probe(&mut self, node: HostPort, every: Duration) {
         if self.nodes.contains_key(&node) {
             self.order(&node, |order| {
@@ -343,5 +364,13 @@ impl Driver {
         if let Some(probed) = self.nodes.get(node) {
             probed.orders.send_modify(change);
         }
+    }
+}
+
+fn rules(config: &WatcherConfig, master: &Arc<str>) -> Rules {
+    Rules {
+        master: Arc::clone(master),
+        address_map: config.address_map.clone(),
+        max_replica_lag: config.max_replica_lag,
     }
 }

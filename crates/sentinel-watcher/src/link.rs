@@ -14,7 +14,7 @@ use crate::limits;
 use crate::topology::HostPort;
 
 /// A connection on which replies come in the order of requests, or unasked once subscribed.
-pub(crate) struct Link {
+pub struct Link {
     io: BoxIo,
     received: BytesMut,
     /// How much of `received` the scanner has seen.
@@ -24,19 +24,23 @@ pub(crate) struct Link {
 
 /// How long to wait for whom, and who to be.
 #[derive(Clone)]
-pub(crate) struct Manners {
-    pub(crate) credentials: Option<Credentials>,
+pub struct Manners {
+    /// An ACL user and its password; `None`: nobody in particular.
+    pub credentials: Option<Credentials>,
     /// For a connection.
-    pub(crate) connect_timeout: Duration,
+    pub connect_timeout: Duration,
     /// For the answers to one request or pipeline.
-    pub(crate) answer_timeout: Duration,
+    pub answer_timeout: Duration,
 }
 
 // === impl Link ===
 
 impl Link {
     /// Connects.
-    pub(crate) async fn dial(dial: &dyn Dial, to: &HostPort, deadline: Duration) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// As the dial, or [`io::ErrorKind::TimedOut`].
+    pub async fn dial(dial: &dyn Dial, to: &HostPort, deadline: Duration) -> io::Result<Self> {
         // The dial has a deadline of its own; a hung one must not stall us all the same.
         let io = timeout(deadline, dial.dial(to))
             .await
@@ -53,7 +57,10 @@ impl Link {
     ///
     /// A server that answers with an error and closes (too many clients, protected mode) is an
     /// [`io::ErrorKind::PermissionDenied`] in its own words.
-    pub(crate) async fn ask(&mut self, commands: &[&[&[u8]]], deadline: Duration) -> io::Result<Vec<Value>> {
+    ///
+    /// # Errors
+    /// The link broke, no reply came in time, or what came is no reply.
+    pub async fn ask(&mut self, commands: &[&[&[u8]]], deadline: Duration) -> io::Result<Vec<Value>> {
         let exchange = async {
             self.send(commands).await?;
             let mut replies = Vec::with_capacity(commands.len());
@@ -125,7 +132,8 @@ fn last_words(replies: &[Value]) -> Option<io::Error> {
 
 impl Credentials {
     /// `AUTH [username] password`
-    pub(crate) fn auth(&self) -> Vec<&[u8]> {
+    #[must_use]
+    pub fn auth(&self) -> Vec<&[u8]> {
         let mut command: Vec<&[u8]> = vec![b"AUTH"];
         command.extend(self.username.as_deref());
         command.push(self.password.reveal());

@@ -77,6 +77,8 @@ pub(crate) enum Input {
     Paused(bool),
     /// An operator has this primary handed over, or no longer.
     HandedOver(Option<HostPort>),
+    /// An operator has changed the rules, and names these sentinels.
+    Ruled(Rules, Vec<HostPort>),
 }
 
 /// What the machine asks for.
@@ -104,7 +106,8 @@ pub(crate) enum Action {
     Log(Note),
 }
 
-/// What never changes.
+/// What the operator has set.
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) master: Arc<str>,
     pub(crate) address_map: AddressMap,
@@ -248,6 +251,21 @@ impl Machine {
             Input::Hinted(hint) => self.suspect(hint),
             Input::Paused(paused) => self.paused = paused,
             Input::HandedOver(primary) => self.handed_over = primary,
+            Input::Ruled(rules, seeds) => self.rule(rules, &seeds),
+        }
+    }
+
+    /// A sentinel that is configured no longer stays for as long as another one names it.
+    fn rule(&mut self, rules: Rules, seeds: &[HostPort]) {
+        self.rules = rules;
+        for (address, sentinel) in &mut self.sentinels {
+            sentinel.configured = seeds.contains(address);
+        }
+        for seed in seeds {
+            if self.sentinels.len() < limits::SENTINELS && !self.sentinels.contains_key(seed) {
+                self.sentinels.insert(seed.clone(), Sentinel::new(true));
+                self.ask(Action::Watch(seed.clone()));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::WatcherConfig;
 use crate::topology::{Epoch, HostPort};
 
 /// How many orders may wait; one more is refused.
@@ -36,12 +37,13 @@ pub struct HandedOver {
 }
 
 /// One order, and where its outcome goes. An error is a sentence that says what was undone, too.
-#[derive(Debug)]
 pub(crate) enum SteeringOrder {
     /// Hold all writes until further notice, or no longer.
     Pause(bool, oneshot::Sender<()>),
     /// Fail over.
     Handover(Handover, oneshot::Sender<Result<HandedOver, String>>),
+    /// Watch with this configuration from now on.
+    Reconfigure(Box<WatcherConfig>, oneshot::Sender<()>),
 }
 
 /// Where operators' orders for one master go. Cheap to clone.
@@ -102,6 +104,13 @@ impl Steering {
     async fn set_paused(&self, paused: bool) -> bool {
         let (done, heard) = oneshot::channel();
         self.orders.try_send(SteeringOrder::Pause(paused, done)).is_ok() && heard.await.is_ok()
+    }
+
+    /// Watches with `config` from now on; the master stays the same. False: nobody took the order.
+    pub async fn reconfigure(&self, config: WatcherConfig) -> bool {
+        let (done, heard) = oneshot::channel();
+        let order = SteeringOrder::Reconfigure(Box::new(config), done);
+        self.orders.send(order).await.is_ok() && heard.await.is_ok()
     }
 
     /// Fails over without losing a write. Goes on where the caller does not wait for it.

@@ -398,6 +398,32 @@ async fn passwords_are_asked_for_by_the_flag_that_gives_them() {
     assert_eq!(watching.problem(), "");
 }
 
+/// Sentinels and nodes change their passwords, and the operator says so: nothing is held, and everybody is asked on.
+#[tokio::test(start_paused = true)]
+async fn another_configuration_is_taken_while_it_watches() {
+    let world = World::regular();
+    let watching = serving(&world).await;
+    let epoch = watching.feed.load().epoch;
+    (101..=103).for_each(|port| world.change(port, |host| host.password = Some("s")));
+    (1..=3).for_each(|port| world.change(port, |host| host.password = Some("n")));
+    let mut config = world.config(&[103]);
+    config.sentinel_credentials = credentials("s");
+    config.node_credentials = credentials("n");
+    assert!(watching.steering.reconfigure(config).await);
+    (1..=3).chain(101..=103).for_each(|port| world.cut(port));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(watching.feed.load().epoch, epoch, "nothing was published");
+    assert_eq!(watching.problem(), "");
+    assert_eq!(states(&watching.health.load()), [SentinelState::Watching; 3]);
+    // One that is not configured any more, and gone, is forgotten; the configured one is not.
+    for port in [102, 103] {
+        world.say(port, |saying| saying.others.retain(|other| *other != 101));
+    }
+    world.kill(101);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(watching.health.load().sentinels.len(), 2);
+}
+
 /// A password that nobody wants is no fault.
 #[tokio::test(start_paused = true)]
 async fn needless_passwords_do_no_harm() {

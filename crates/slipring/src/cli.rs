@@ -13,6 +13,7 @@ use sentinel_watcher::{AddressMapEntry, HostPort, Lag, Secret};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
+use crate::facts::Facts;
 use crate::file::{File, FileError};
 use crate::tls::ClientCertificates;
 pub(crate) use values::{AdminSpec, Choice, ListenSpec, Transport};
@@ -39,6 +40,9 @@ pub(crate) struct Cli {
     /// What `--config` names.
     #[arg(skip)]
     pub(crate) file: Option<File>,
+    /// What every flag is set to.
+    #[arg(skip)]
+    pub(crate) facts: Facts,
 }
 
 const AFTER_HELP: &str = "\
@@ -48,6 +52,7 @@ there. A flag wins over its variable; an empty variable counts as unset.
 Durations take ms, s or m (500ms, 5s, 2m), sizes kb, mb or gb (256mb).
 
 SIGTERM and SIGINT drain: clients finish what they are at, within --drain-timeout. A second signal ends at once.
+SIGHUP reads file, secrets and certificates again. SIGUSR1 holds all writes, SIGUSR2 lets them flow again.
 
 Examples:
   slipring --sentinels s1:26379,s2:26379,s3:26379
@@ -290,6 +295,10 @@ pub(crate) struct OperationArgs {
     #[arg(long, value_name = "N|cores", default_value = "cores", value_parser = values::workers)]
     pub(crate) workers: Choice<usize>,
 
+    /// How long /readyz fails before a drain begins: time for load balancers to send new clients elsewhere.
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
+    pub(crate) drain_delay: Duration,
+
     /// How long a drain waits for clients to finish.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = values::duration)]
     pub(crate) drain_timeout: Duration,
@@ -345,6 +354,7 @@ impl Cli {
         }
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.file = file;
+        cli.facts = Facts::of(&matches, &command);
         Ok(cli)
     }
 }

@@ -5,13 +5,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::{Address, ClientAuth, Denied, ReadPolicy, Settings};
 use sentinel_watcher::{Credentials, Secret, WatcherConfig};
 
 use tokio_rustls::rustls::pki_types::ServerName;
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::{AdminSpec, Choice, Cli, ListenSpec, TlsArgs, Transport};
+use crate::facts::Facts;
 use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
 
 /// Everything that the runtime needs. Holds secrets, so it has no `Debug`.
@@ -28,6 +31,12 @@ pub(crate) struct Config {
     pub(crate) tls: Tls,
     /// Names that the certificates of nodes and of sentinels must bear, where it is not the host's.
     pub(crate) server_names: [Option<ServerName<'static>>; 2],
+    /// Which node answers reads on `--listen`.
+    pub(crate) read_policy: ReadPolicy,
+    pub(crate) drain_delay: Duration,
+    pub(crate) log_level: LevelFilter,
+    /// What every flag is set to.
+    pub(crate) facts: Facts,
 }
 
 /// One address that clients connect to, before it is bound.
@@ -105,6 +114,10 @@ impl Config {
             doors,
             admin,
             tls,
+            read_policy: cli.nodes.read_policy,
+            drain_delay: cli.operation.drain_delay,
+            log_level: cli.operation.log_level,
+            facts: cli.facts,
             server_names: [cli.tls.node_tls_server_name, cli.tls.sentinel_tls_server_name],
         })
     }
@@ -140,6 +153,7 @@ fn settings(
             Choice::Automatic => std::thread::available_parallelism().map_or(1, usize::from),
             Choice::Given(workers) => workers,
         },
+        shown: cli.facts.lines().into(),
     }
 }
 

@@ -56,7 +56,7 @@ struct Database {
 }
 
 /// Flags that mean nothing in a file.
-const OF_THE_COMMAND_LINE: [&str; 4] = ["config", "check-config", "help", "version"];
+pub(crate) const OF_THE_COMMAND_LINE: [&str; 4] = ["config", "check-config", "help", "version"];
 
 /// Names closer than this are worth suggesting.
 const LIKENESS: f64 = 0.8;

@@ -1,14 +1,18 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
 //! [`cli`] reads flags and environment, [`file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
-//! ends them, [`admin`] answers operators from what [`status`] knows.
+//! ends them, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows.
 
 mod admin;
 mod cli;
 mod config;
 mod descriptors;
+mod dial;
+mod facts;
 mod file;
+mod inquiry;
 mod log;
+mod reload;
 mod runtime;
 mod service;
 mod status;
@@ -42,8 +46,8 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    log::install(level, format);
-    runtime::run(config).unwrap_or_else(|error| {
+    let level = log::install(level, format);
+    runtime::run(config, arguments, level).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })

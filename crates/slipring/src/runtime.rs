@@ -1,7 +1,7 @@
 //! Threads: one a worker, and the control thread (the first one), which keeps watchers, admin endpoint and signals,
 //! so that a busy worker cannot delay a failover.
 
-use std::convert::Infallible;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxy_core::{
-    Address, Handle, Listen, Listener, TcpDial, TcpListen, TlsDial, TlsListen, UnixListen, Upstream, Worker,
+    Address, Demand, Handle, Listen, Listener, TcpListen, TlsListen, UnixListen, Upstream, Worker,
 };
 use sentinel_watcher::{Dial, Watcher, watcher};
 use tokio::runtime::{Builder, Runtime};
@@ -21,9 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::{Config, Door};
 use crate::descriptors;
+use crate::dial::{LiveDial, dials};
+use crate::log::Level;
+use crate::reload::{Master, Reloader};
 use crate::service;
 use crate::status::{Status, Watched};
-use crate::tls::Tls;
 
 /// A part of slipring died that should not: `EX_SOFTWARE` of sysexits.h.
 const EXIT_SOFTWARE: u8 = 70;
@@ -42,15 +44,22 @@ struct Control {
     admin: Option<Admin>,
     /// One a worker: a value when it ended by itself, none when it panicked.
     ended: Vec<oneshot::Receiver<()>>,
-    drain_timeout: Duration,
-    tls: Tls,
+    drain_delay: Duration,
+    reloader: Reloader,
+}
+
+/// Signals that end nothing.
+struct Orders {
+    hangup: Signal,
+    pause: Signal,
+    resume: Signal,
 }
 
 /// Binds, starts and serves, until drained by a signal.
 ///
 /// # Errors
 /// What keeps slipring from starting: an address that cannot be bound, a thread that cannot start.
-pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) -> anyhow::Result<ExitCode> {
     config.settings.max_clients =
         descriptors::make_room(config.settings.max_clients, config.settings.workers);
     let bound = config
@@ -61,9 +70,10 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
     let admin = config.admin.map(bind_admin).transpose()?;
     log_start(&config, &bound, admin.as_ref());
 
-    let drain_timeout = config.settings.drain_timeout;
-    let [node_dial, sentinel_dial] = dials(&config);
+    let live = dials(&config).map(LiveDial::new);
+    let [node_dial, sentinel_dial] = live.clone().map(|dial| -> Arc<dyn Dial> { dial });
     let (mut watchers, mut watched, mut upstreams) = (Vec::new(), Vec::new(), Vec::new());
+    let mut masters = Vec::new();
     for master in config.masters {
         let name: Arc<str> = Arc::from(&*master.master);
         let (watcher, feed, hints, health) =
@@ -74,6 +84,12 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
             master: Arc::clone(&name),
             topology: feed.clone(),
             health: health.clone(),
+        });
+        masters.push(Master {
+            name: Arc::clone(&name),
+            feed: feed.clone(),
+            health: health.clone(),
+            steering: steering.clone(),
         });
         upstreams.push(Upstream {
             master: name,
@@ -88,7 +104,8 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
         upstream: door.upstream,
         reads: door.reads,
     });
-    let (workers, handle) = proxy_core::build(config.settings, upstreams, listeners.collect(), node_dial)
+    let settings = config.settings.clone();
+    let (workers, handle) = proxy_core::build(settings, upstreams, listeners.collect(), node_dial)
         .context("cannot share a listening socket between workers")?;
     let status = Arc::new(Status::new(watched, handle.metrics(), handle.timelines()));
     let control = Control {
@@ -101,8 +118,17 @@ pub(crate) fn run(mut config: Config) -> anyhow::Result<ExitCode> {
             .enumerate()
             .map(start)
             .collect::<anyhow::Result<_>>()?,
-        drain_timeout,
-        tls: config.tls,
+        drain_delay: config.drain_delay,
+        reloader: Reloader {
+            arguments,
+            facts: config.facts,
+            settings: config.settings,
+            doors: config.doors,
+            masters,
+            tls: config.tls,
+            dials: live,
+            level,
+        },
     };
     runtime()?.block_on(control.run())
 }
@@ -128,14 +154,19 @@ impl Control {
     async fn run(self) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
+        let mut orders = Orders {
+            hangup: signal(SignalKind::hangup()).context("cannot catch SIGHUP")?,
+            pause: signal(SignalKind::user_defined1()).context("cannot catch SIGUSR1")?,
+            resume: signal(SignalKind::user_defined2()).context("cannot catch SIGUSR2")?,
+        };
+        let (mut handle, mut reloader) = (self.handle, self.reloader);
         let cancel = CancellationToken::new();
         let mut watchers = JoinSet::new();
         for (index, watcher) in self.watchers.into_iter().enumerate() {
             watchers.spawn(watcher.run(cancel.clone()));
             watchers.spawn(Arc::clone(&self.status).record_failovers(index));
         }
-        for timeline in self.handle.timelines() {
+        for timeline in handle.timelines() {
             watchers.spawn(async move { timeline.follow().await });
         }
         let mut endpoint = JoinSet::new();
@@ -154,11 +185,11 @@ impl Control {
             Some(_) = workers.join_next() => Err("a worker"),
             Some(_) = watchers.join_next() => Err("a watcher"),
             Some(_) = endpoint.join_next() => Err("the admin endpoint"),
-            never = reload_at(&mut hangup, &self.tls) => match never {},
+            drain = obey(&mut orders, &mut handle, &mut reloader) => Ok(drain),
         };
         let code = match cause {
             Ok(name) => {
-                tracing::info!(clients = self.handle.clients(), timeout = ?self.drain_timeout, "{name}: draining");
+                tracing::info!(clients = handle.clients(), timeout = ?reloader.settings.drain_timeout, "{name}: draining");
                 ExitCode::SUCCESS
             }
             Err(part) => {
@@ -170,15 +201,19 @@ impl Control {
         };
         service::stopping();
         self.status.drain();
-        self.handle.drain();
-        let all_ended = async { while workers.join_next().await.is_some() {} };
+        let all_ended = async {
+            tokio::time::sleep(self.drain_delay).await;
+            handle.drain();
+            let ended = async { while workers.join_next().await.is_some() {} };
+            tokio::time::timeout(reloader.settings.drain_timeout + DRAIN_GRACE, ended).await
+        };
         tokio::select! {
             biased;
             name = next_signal(&mut terminate, &mut interrupt) => {
                 tracing::warn!("{name} again: ending at once");
                 return Ok(ExitCode::FAILURE);
             }
-            ended = tokio::time::timeout(self.drain_timeout + DRAIN_GRACE, all_ended) => match ended {
+            ended = all_ended => match ended {
                 Ok(()) => tracing::info!("drained"),
                 Err(_) => tracing::warn!("workers did not end in time: ending without them"),
             },
@@ -188,16 +223,31 @@ impl Control {
     }
 }
 
-/// Reads the certificates again at each SIGHUP. Where one is wrong, all stay as they are.
-async fn reload_at(hangup: &mut Signal, tls: &Tls) -> Infallible {
+/// Obeys operators until one of them orders a drain.
+async fn obey(orders: &mut Orders, handle: &mut Handle, reloader: &mut Reloader) -> &'static str {
     loop {
-        hangup.recv().await;
-        service::reloading();
-        match tls.reload() {
-            Ok(()) => tracing::info!("SIGHUP: certificates read again"),
-            Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
+        let demand = tokio::select! {
+            biased;
+            _ = orders.hangup.recv() => Demand::Reload(oneshot::channel().0),
+            _ = orders.pause.recv() => {
+                reloader.pause(true).await;
+                continue;
+            }
+            _ = orders.resume.recv() => {
+                reloader.pause(false).await;
+                continue;
+            }
+            demand = handle.demanded() => demand,
+        };
+        match demand {
+            Demand::Drain => return "PROXY DRAIN",
+            Demand::Reload(answer) => {
+                service::reloading();
+                // At SIGHUP the log is all that is told.
+                let _ = answer.send(reloader.reload(handle).await);
+                service::ready();
+            }
         }
-        service::ready();
     }
 }
 
@@ -216,26 +266,6 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot create an event loop")
 }
 
-/// How nodes and sentinels are reached.
-fn dials(config: &Config) -> [Arc<dyn Dial>; 2] {
-    let timeout = config.settings.connect_timeout;
-    let tcp: Arc<dyn Dial> = Arc::new(TcpDial { timeout });
-    let [node_name, sentinel_name] = config.server_names.clone();
-    [
-        (&config.tls.node, node_name),
-        (&config.tls.sentinel, sentinel_name),
-    ]
-    .map(|(side, server_name)| match side {
-        None => Arc::clone(&tcp),
-        Some((_, config)) => Arc::new(TlsDial {
-            inner: Arc::clone(&tcp),
-            config: Arc::clone(config),
-            server_name,
-            timeout,
-        }),
-    })
-}
-
 fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
     let plain: Box<dyn Listen> = match &door.address {
         Address::Inet(address) => Box::new(listen(door.flag, *address)?),
@@ -248,7 +278,7 @@ fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
         })?),
     };
     Ok(match &config.tls.listen {
-        Some((_, tls)) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls), TLS_HANDSHAKE_TIMEOUT)),
+        Some(tls) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls), TLS_HANDSHAKE_TIMEOUT)),
         _ => plain,
     })
 }

@@ -49,11 +49,11 @@ pub(crate) enum ClientCertificates {
     Required,
 }
 
-/// What is in place, with the files it came from.
+/// What is in place.
 pub(crate) struct Tls {
-    pub(crate) listen: Option<(TlsFiles, ServerTls)>,
-    pub(crate) node: Option<(TlsFiles, ClientTls)>,
-    pub(crate) sentinel: Option<(TlsFiles, ClientTls)>,
+    pub(crate) listen: Option<ServerTls>,
+    pub(crate) node: Option<ClientTls>,
+    pub(crate) sentinel: Option<ClientTls>,
 }
 
 /// Chooses the certificate by the name that a client asks for; the first one where none bears it.
@@ -72,45 +72,20 @@ impl Tls {
         node: Option<TlsFiles>,
         sentinel: Option<TlsFiles>,
     ) -> Result<Self, ConfigError> {
-        let server = |files: TlsFiles| Ok((ArcSwap::from_pointee(files.server()?).into(), files));
-        let client = |files: TlsFiles| Ok((ArcSwap::from_pointee(files.client()?).into(), files));
-        let swapped = |(config, files)| (files, config);
+        let server = |files: TlsFiles| Ok(ArcSwap::from_pointee(files.server()?).into());
+        let client = |files: TlsFiles| Ok(ArcSwap::from_pointee(files.client()?).into());
         Ok(Self {
-            listen: listen.map(server).transpose()?.map(swapped),
-            node: node
-                .map(client)
-                .transpose()?
-                .map(|(config, files)| (files, config)),
-            sentinel: sentinel
-                .map(client)
-                .transpose()?
-                .map(|(config, files)| (files, config)),
+            listen: listen.map(server).transpose()?,
+            node: node.map(client).transpose()?,
+            sentinel: sentinel.map(client).transpose()?,
         })
     }
 
-    /// Reads all files again: either every side gets its new certificates, or none does. Connections that stand keep
-    /// what they have.
-    pub(crate) fn reload(&self) -> Result<(), ConfigError> {
-        let listen = self
-            .listen
-            .as_ref()
-            .map(|(files, _)| files.server())
-            .transpose()?;
-        let node = self.node.as_ref().map(|(files, _)| files.client()).transpose()?;
-        let sentinel = self
-            .sentinel
-            .as_ref()
-            .map(|(files, _)| files.client())
-            .transpose()?;
-        if let (Some((_, place)), Some(config)) = (&self.listen, listen) {
-            place.store(Arc::new(config));
+    /// Shows clients what `newer` has read. Connections that stand keep what they have.
+    pub(crate) fn take_over(&self, newer: &Self) {
+        if let (Some(place), Some(newer)) = (&self.listen, &newer.listen) {
+            place.store(newer.load_full());
         }
-        for (side, config) in [(&self.node, node), (&self.sentinel, sentinel)] {
-            if let (Some((_, place)), Some(config)) = (side, config) {
-                place.store(Arc::new(config));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -23,9 +23,9 @@ use crate::backend::profile::Profile;
 use crate::backend::scripts::{ScriptStore, Scripts};
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
+use crate::live::Live;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
-use crate::settings::Settings;
 
 /// A pause that a client has asked of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Postponed {
 /// What a fleet is made of.
 pub(crate) struct FleetParts {
     pub(crate) upstream: usize,
-    pub(crate) settings: Rc<Settings>,
+    pub(crate) settings: Rc<Live>,
     pub(crate) dial: Arc<dyn Dial>,
     pub(crate) hints: HintSender,
     pub(crate) cells: Arc<Cells>,
@@ -129,10 +129,14 @@ impl Fleet {
 
     /// How long a command may wait for a primary.
     pub(crate) fn hold_timeout(&self) -> Duration {
-        self.parts.settings.failover_hold_timeout.unwrap_or_else(|| {
-            let down_after = self.parts.health.down_after().unwrap_or_default();
-            (down_after * 2 + Duration::from_secs(10)).max(Duration::from_secs(15))
-        })
+        self.parts
+            .settings
+            .get()
+            .failover_hold_timeout
+            .unwrap_or_else(|| {
+                let down_after = self.parts.health.down_after().unwrap_or_default();
+                (down_after * 2 + Duration::from_secs(10)).max(Duration::from_secs(15))
+            })
     }
 
     /// The scripts that this worker knows.
@@ -188,7 +192,7 @@ impl Fleet {
                 return Ok(());
             }
             let mut conn = prover.link().connect(&user, ConnectionKind::Control).await?;
-            let timeout = prover.link().settings.connect_timeout;
+            let timeout = prover.link().settings.get().connect_timeout;
             let selected = tokio::time::timeout(timeout, conn.select(db)).await;
             let reply = selected.map_err(io::Error::from).flatten()?;
             if reply.starts_with(b"+") {
@@ -257,7 +261,16 @@ impl Fleet {
         // The answer to a question means that all before it are answered.
         let drained = backends.iter().map(|backend| backend.drained());
         let drained = futures_util::future::join_all(drained);
-        let _ = tokio::time::timeout(self.parts.settings.node_timeout, drained).await;
+        let _ = tokio::time::timeout(self.parts.settings.get().node_timeout, drained).await;
+    }
+
+    /// Fresh connections are made by the settings of now.
+    pub(crate) fn renew(&self) {
+        for node in self.nodes.borrow().values() {
+            for backend in node.backends.values().chain([&node.prover]) {
+                backend.renew();
+            }
+        }
     }
 
     /// Looks after silent nodes and idle connections.
@@ -423,7 +436,7 @@ async fn ping(link: &Link) -> Option<bytes::Bytes> {
         conn.send(&request).await.ok()?;
         conn.reply().await.ok().map(|(_, reply)| reply)
     };
-    tokio::time::timeout(link.settings.node_timeout, exchange)
+    tokio::time::timeout(link.settings.get().node_timeout, exchange)
         .await
         .ok()
         .flatten()

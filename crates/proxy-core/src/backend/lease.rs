@@ -64,6 +64,8 @@ pub(crate) struct LeasePool(Pool<NodeManager>);
 // === impl Budget ===
 
 impl Budget {
+    pub(crate) const COUNT: usize = 4;
+
     /// How errors and docs call it.
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {

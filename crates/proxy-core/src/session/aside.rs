@@ -70,8 +70,7 @@ impl Session {
 
     /// An operator wants this command refused.
     pub(super) fn denies<B: AsRef<[u8]>>(&self, command: &Command<B>) -> bool {
-        let denied = self.door.worker.settings.denied.as_ref();
-        denied.is_some_and(|denied| denied.covers(command))
+        self.door.worker.settings.get().denies(command)
     }
 
     /// Answers a command that an operator wants refused.

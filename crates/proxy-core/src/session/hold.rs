@@ -223,7 +223,7 @@ impl Session {
     fn plan_of(&self, shape: Shape, elsewhere: bool, round: u64) -> Plan {
         let topology = self.door.fleet.topology();
         let has_primary = topology.shard(0).primary.is_some();
-        let reads = match self.door.reads {
+        let reads = match self.door.reads.get() {
             ReadPolicy::PreferReplica | ReadPolicy::PreferPrimary if elsewhere && has_primary => {
                 ReadPolicy::Primary
             }

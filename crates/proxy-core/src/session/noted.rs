@@ -29,7 +29,8 @@ impl Session {
         command: &Command<&[u8]>,
         shape: Shape,
     ) -> (Plan, Shape) {
-        let plan = |session: &Self, read| route::plan_access(shard, session.door.reads, read, session.id);
+        let plan =
+            |session: &Self, read| route::plan_access(shard, session.door.reads.get(), read, session.id);
         match command.spec().class {
             Class::Script => {
                 self.note_script(command);

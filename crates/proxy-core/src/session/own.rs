@@ -111,7 +111,7 @@ impl Session {
         credentials: &Credentials,
     ) -> Result<Result<(), Bytes>, Close> {
         self.settled().await?;
-        let settings = &self.door.worker.settings;
+        let settings = self.door.worker.settings.get();
         match settings.client_auth {
             ClientAuth::None => return Ok(Err(Error::NoPasswordNeeded.reply())),
             ClientAuth::Proxy => {

@@ -11,7 +11,11 @@ use crate::door::{Master, Origin};
 use crate::failover::FailoverRecord;
 
 /// A line of HELP for each command. In square brackets what may be left out.
-const HELP: [(&str, &str); 7] = [
+const HELP: [(&str, &str); 10] = [
+    (
+        "DRAIN",
+        "Send all clients away in good order and end, as at SIGTERM.",
+    ),
     (
         "FAILOVER [MASTER] [TO HOST:PORT] [TIMEOUT MS]",
         "Move the primary without losing a write. Writes wait for at most MS (5000).",
@@ -21,7 +25,12 @@ const HELP: [(&str, &str); 7] = [
         "PAUSE [MASTER]",
         "Hold all writes, up to --failover-hold-timeout each.",
     ),
+    (
+        "RELOAD",
+        "Read configuration, secrets and certificates again, as at SIGHUP.",
+    ),
     ("RESUME [MASTER]", "Let them flow again."),
+    ("SHOW CONFIG", "What every flag is set to."),
     (
         "SHOW FAILOVERS [MASTER]",
         "What each failover was, the newest first.",
@@ -32,7 +41,7 @@ const HELP: [(&str, &str); 7] = [
     ),
     (
         "",
-        "Without MASTER the one of this port is meant. FAILOVER, PAUSE and RESUME are for operators.",
+        "Without MASTER the one of this port is meant. All but HELP and SHOW is for operators.",
     ),
 ];
 
@@ -76,17 +85,36 @@ impl Session {
         match (&*name, rest) {
             ("help", _) => Ok(Ok(help())),
             ("show", [what, rest @ ..]) => Ok(self.show(&what.to_ascii_lowercase(), rest)),
-            ("failover" | "pause" | "resume", _) if !self.is_operator() => Ok(Err(
-                "NOPERM PROXY FAILOVER, PAUSE and RESUME are for clients on slipring's own machine and for --admin-users"
+            _ if !self.is_operator() => Ok(Err(
+                "NOPERM all of PROXY but HELP and SHOW is for clients on slipring's own machine and for --admin-users"
                     .to_owned(),
             )),
+            ("drain", []) => Ok(self.drain()),
+            ("reload", []) => self.reload().await,
             ("failover", options) => self.hand_over(options).await,
             ("pause" | "resume", rest) => self.pause(name == "pause", rest).await,
             _ => Ok(Err(wrong())),
         }
     }
 
+    fn drain(&self) -> Answer {
+        if self.door.worker.demands.drain() {
+            Ok(vec!["OK".to_owned()])
+        } else {
+            Err("ERR too many orders wait: try again".to_owned())
+        }
+    }
+
+    async fn reload(&mut self) -> Result<Answer, Close> {
+        let demands = self.door.worker.demands.clone();
+        let outcome = self.until_gone(demands.reload()).await?;
+        Ok(outcome.map_err(|reason| format!("ERR nothing is changed: {reason}")))
+    }
+
     fn show(&self, what: &str, rest: &[&str]) -> Answer {
+        if (what, rest) == ("config", &[]) {
+            return Ok(self.door.worker.settings.get().shown.to_vec());
+        }
         let master = self.master(rest)?;
         match what {
             "failovers" => Ok(failovers(master)),
@@ -172,9 +200,9 @@ impl Session {
     fn is_operator(&self) -> bool {
         let user = self.profile.credentials.as_ref();
         let user = user.map(|user| user.username.as_deref().unwrap_or(b"default"));
-        let admins = &self.door.worker.settings.admin_users;
+        let settings = self.door.worker.settings.get();
         self.origin == Origin::Here
-            || user.is_some_and(|user| admins.iter().any(|admin| admin.as_bytes() == user))
+            || user.is_some_and(|user| settings.admin_users.iter().any(|admin| admin.as_bytes() == user))
     }
 }
 

@@ -26,7 +26,7 @@ impl Session {
     /// Whether `command` starts a session's stay at its worker's hub.
     pub(super) fn may_share(&self, command: &Command<Bytes>) -> bool {
         let joins = command.spec().class == Class::Subscription;
-        joins && self.door.worker.settings.share_subscriptions && self.profile.resp == Resp::Two
+        joins && self.door.worker.settings.get().share_subscriptions && self.profile.resp == Resp::Two
     }
 
     /// Serves a RESP2 subscriber until it is one no longer.

@@ -220,7 +220,7 @@ impl Session {
 
     /// Passwords are slipring's affair, and none of the node's.
     pub(super) fn checks_here(&self) -> bool {
-        self.door.worker.settings.client_auth != ClientAuth::Passthrough
+        self.door.worker.settings.get().client_auth != ClientAuth::Passthrough
     }
 
     /// HELLO with a password that slipring checks: the node hears the rest of it.

@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use resp_codec::{Command, RequestLimits, RequestScan, write};
 use sentinel_watcher::{
     AddressMap, BoxIo, Credentials, Dial, Dialing, Health, HealthFeed, HintSender, HostPort, Phase, Secret,
-    Shard, TopologyFeed, WatcherConfig, watcher,
+    Shard, Steering, TopologyFeed, WatcherConfig, watcher,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -94,6 +94,7 @@ pub(crate) struct Watching {
     pub(crate) health: HealthFeed,
     pub(crate) hints: HintSender,
     pub(crate) cancel: CancellationToken,
+    pub(crate) steering: Steering,
     tasks: JoinSet<()>,
 }
 
@@ -205,6 +206,7 @@ impl World {
         let dial = || Arc::new(self.clone());
         let (watcher, feed, hints, health) = watcher(config, dial(), dial());
         let cancel = CancellationToken::new();
+        let steering = watcher.steering();
         let mut tasks = JoinSet::new();
         tasks.spawn(watcher.run(cancel.clone()));
         Watching {
@@ -212,6 +214,7 @@ impl World {
             health,
             hints,
             cancel,
+            steering,
             tasks,
         }
     }

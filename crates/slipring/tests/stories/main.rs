@@ -21,6 +21,7 @@ mod large_value;
 mod moved;
 mod pipelines;
 mod planned_failover;
+mod reload;
 mod replica_reads;
 mod replication;
 mod replies_destroyed;

@@ -1,0 +1,265 @@
+//! SIGHUP and `PROXY RELOAD`: flags, variables, file, secrets and certificates are read again, and what can change
+//! while clients are served does.
+//!
+//! ```text
+//!  read and check as at the start ──> try it on the sentinels and primaries ──> apply ──> say what changed, what could not
+//!        any fault: nothing changes            locks out, or loses sentinels: nothing changes
+//! ```
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use proxy_core::{ClientAuth, Handle, ReadPolicy, Settings};
+use resp_codec::Value;
+use sentinel_watcher::{Dial, HealthFeed, HostPort, Manners, Steering, TopologyFeed, WatcherConfig};
+
+use crate::cli::Cli;
+use crate::config::{Config, Door};
+use crate::descriptors;
+use crate::dial::{LiveDial, dials};
+use crate::facts::Facts;
+use crate::inquiry::{Failure, ask};
+use crate::log::Level;
+use crate::tls::Tls;
+
+/// What a running slipring cannot change: all other flags take effect with a reload.
+const RESTART: [&str; 10] = [
+    "listen",
+    "replica-listen",
+    "listen-tls",
+    "metrics-listen",
+    "master",
+    "workers",
+    "mux-connections",
+    "client-auth",
+    "protected-mode",
+    "log-format",
+];
+
+/// One master that is watched.
+pub(crate) struct Master {
+    pub(crate) name: Arc<str>,
+    pub(crate) feed: TopologyFeed,
+    pub(crate) health: HealthFeed,
+    pub(crate) steering: Steering,
+}
+
+/// What runs, and how to read it again.
+pub(crate) struct Reloader {
+    pub(crate) arguments: Vec<OsString>,
+    /// As applied.
+    pub(crate) facts: Facts,
+    /// As applied.
+    pub(crate) settings: Settings,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) masters: Vec<Master>,
+    pub(crate) tls: Tls,
+    /// To nodes, and to sentinels.
+    pub(crate) dials: [Arc<LiveDial>; 2],
+    pub(crate) level: Level,
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// Lines that say what has changed, or why nothing has.
+    pub(crate) async fn reload(&mut self, handle: &Handle) -> Result<Vec<String>, String> {
+        let answer = self.read_again(handle).await;
+        match &answer {
+            Ok(lines) => tracing::info!("reloaded: {}", lines.join("; ")),
+            Err(reason) => tracing::error!("not reloaded, nothing is changed: {reason}"),
+        }
+        answer
+    }
+
+    /// Holds the writes of all masters, or lets them flow again.
+    pub(crate) async fn pause(&self, pause: bool) {
+        for Master { name, steering, .. } in &self.masters {
+            let taken = if pause {
+                steering.pause().await
+            } else {
+                steering.resume().await
+            };
+            tracing::info!(
+                master = &**name,
+                taken,
+                "a signal orders writes to {}",
+                if pause { "wait" } else { "flow" }
+            );
+        }
+    }
+
+    async fn read_again(&mut self, handle: &Handle) -> Result<Vec<String>, String> {
+        let told = |error: String| error.lines().next().unwrap_or_default().replace("error: ", "");
+        let cli = Cli::read(&self.arguments).map_err(|error| told(error.to_string()))?;
+        let mut config = Config::new(cli).map_err(|error| told(error.to_string()))?;
+        let (fixed, changed): (Vec<_>, Vec<_>) = self
+            .facts
+            .changed(&config.facts)
+            .into_iter()
+            .partition(|key| RESTART.contains(&&**key));
+        self.keep(&mut config, &fixed);
+        keeps_a_way_in(&config.settings)?;
+        self.keeps_sentinels(&config, &changed).await?;
+        self.keeps_primaries(&config, &changed).await?;
+        self.apply(config, handle).await;
+        let list = |what: &str, keys: Vec<String>| format!("{what}: {}", keys.join(", "));
+        let mut lines = Vec::new();
+        if changed.is_empty() {
+            lines.push("OK, nothing is changed".to_owned());
+        } else {
+            lines.push(list("OK, changed", changed));
+        }
+        if !fixed.is_empty() {
+            lines.push(list("only a restart changes", fixed));
+        }
+        Ok(lines)
+    }
+
+    /// What only a restart changes stays as it is.
+    fn keep(&self, config: &mut Config, fixed: &[String]) {
+        config.facts.keep(fixed, &self.facts);
+        config.settings = Settings {
+            workers: self.settings.workers,
+            mux_connections: self.settings.mux_connections,
+            client_auth: self.settings.client_auth,
+            shown: config.facts.lines().into(),
+            ..config.settings.clone()
+        };
+    }
+
+    /// At least one sentinel of the new configuration must know each master, unless none answers as it is.
+    async fn keeps_sentinels(&self, config: &Config, changed: &[String]) -> Result<(), String> {
+        if !changed.iter().any(|key| key.starts_with("sentinel")) {
+            return Ok(());
+        }
+        let [_, dial] = dials(config);
+        for master in &self.masters {
+            if master.health.load().sentinels_answering() == 0 {
+                continue;
+            }
+            let watched = watching(config, &master.name);
+            let asked = watched
+                .sentinels
+                .iter()
+                .map(|sentinel| knows(&*dial, sentinel, &watched));
+            let answers = futures_util::future::join_all(asked).await;
+            if answers.iter().all(Result::is_err) {
+                let reasons = answers.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+                return Err(format!("it would lose the sentinels: {}", reasons.join("; ")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every primary that serves must take the new credentials over the new transport.
+    async fn keeps_primaries(&self, config: &Config, changed: &[String]) -> Result<(), String> {
+        let concerns = |key: &String| {
+            key.starts_with("node-tls") || ["username", "password", "password-file"].contains(&&**key)
+        };
+        if !changed.iter().any(concerns) {
+            return Ok(());
+        }
+        let [dial, _] = dials(config);
+        for master in &self.masters {
+            let primary = master.feed.load().shard(0).primary.clone();
+            let Some(primary) = primary else { continue };
+            let watched = watching(config, &master.name);
+            let manners = Manners {
+                credentials: watched.node_credentials.clone(),
+                connect_timeout: watched.connect_timeout,
+                answer_timeout: watched.node_timeout,
+            };
+            let refused = match ask(&*dial, &primary.address, &manners, &[&[b"ROLE"]]).await {
+                Ok(replies) => replies.first().and_then(Value::as_error).map(str::to_owned),
+                Err(failure) => Some(failure.to_string()),
+            };
+            if let Some(reason) = refused {
+                let primary = primary.address;
+                return Err(format!(
+                    "it would lock everybody out: {primary} does not take the new --username, --password or --node-tls: {reason}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, mut config: Config, handle: &Handle) {
+        config.settings.max_clients =
+            descriptors::make_room(config.settings.max_clients, config.settings.workers);
+        for (live, dial) in self.dials.iter().zip(dials(&config)) {
+            live.replace(dial);
+        }
+        self.tls.take_over(&config.tls);
+        for master in &self.masters {
+            if !master.steering.reconfigure(watching(&config, &master.name)).await {
+                tracing::error!(master = &*master.name, "its watcher takes no orders");
+            }
+        }
+        let reads = self.doors.iter().map(|door| match door.flag {
+            "--replica-listen" => ReadPolicy::PreferReplica,
+            _ => config.read_policy,
+        });
+        handle.reload(config.settings.clone(), reads.collect()).await;
+        self.level.set(config.log_level);
+        (self.settings, self.facts) = (config.settings, config.facts);
+    }
+}
+
+/// How `config` has the master `name` watched: they differ in their names alone.
+fn watching(config: &Config, name: &str) -> WatcherConfig {
+    let any = config.masters.first().expect("there is one at least");
+    WatcherConfig {
+        master: name.to_owned(),
+        ..any.clone()
+    }
+}
+
+/// Somebody can still log in.
+fn keeps_a_way_in(settings: &Settings) -> Result<(), String> {
+    if settings.client_auth == ClientAuth::Proxy && settings.client_password.is_none() {
+        return Err(
+            "it would lock everybody out: --client-auth stays proxy until a restart, and there would be no client password"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// `sentinel` answers, and knows the master.
+async fn knows(dial: &dyn Dial, sentinel: &HostPort, watched: &WatcherConfig) -> Result<(), String> {
+    let manners = Manners {
+        credentials: watched.sentinel_credentials.clone(),
+        connect_timeout: watched.connect_timeout,
+        answer_timeout: watched.node_timeout,
+    };
+    let master = watched.master.as_bytes();
+    let question: [&[&[u8]]; 1] = [&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master]];
+    let replies = ask(dial, sentinel, &manners, &question).await;
+    match replies.as_ref().map(Vec::as_slice) {
+        Ok([Value::Array(_)]) => Ok(()),
+        Ok([Value::Error(error)]) => Err(format!("{sentinel}: {error}")),
+        Ok(_) => Err(format!("{sentinel} knows no master named {:?}", watched.master)),
+        Err(Failure::Unreachable(why) | Failure::Auth(why)) => Err(format!("{sentinel}: {why}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// What is not in the list takes effect: a new flag joins by being read where it is used.
+    #[test]
+    fn what_only_a_restart_changes_are_flags() {
+        let command = Cli::command();
+        let flags: Vec<_> = command
+            .get_arguments()
+            .filter_map(|flag| flag.get_long())
+            .collect();
+        for key in RESTART {
+            assert!(flags.contains(&key), "{key}");
+        }
+    }
+}
