@@ -215,7 +215,7 @@ on_each_server! {
         fs::copy(&renewed.cert, &leaf.cert)?;
         fs::copy(&renewed.key, &leaf.key)?;
         proxy.process().signal(Signal::SIGHUP)?;
-        said(&proxy, "certificates read again")?;
+        said(&proxy, "reloaded: OK, changed: listen-tls-cert-file")?;
         trusts(&new)?;
         ensure!(trusts(&old).is_err(), "the old certificate is still shown");
         ping(&mut stays)
