@@ -28,6 +28,8 @@ pub(crate) struct Door {
     pub(crate) fleet: Rc<Fleet>,
     pub(crate) master: Arc<str>,
     pub(crate) reads: Cell<ReadPolicy>,
+    /// Its clients speak TLS.
+    pub(crate) encrypted: bool,
     pub(crate) census: Arc<Census>,
     pub(crate) streams: Arc<Streams>,
 }

@@ -62,6 +62,8 @@ pub(crate) enum Error<'a> {
     Denied(&'a str),
     /// `--max-clients` are served already.
     MaxClients,
+    /// It came from the network where nobody is asked for a password.
+    Protected,
     /// The client has not presented its password to slipring (`--client-auth proxy`).
     NoAuth,
     /// The password presented to slipring is wrong.
@@ -102,6 +104,16 @@ impl fmt::Display for Error<'_> {
                 write!(f, "NOPERM this proxy refuses the '{name}' command (--deny-commands)")
             }
             Self::MaxClients => f.write_str("ERR max number of clients reached"),
+            Self::Protected => f.write_str(
+                "DENIED Redis is running in protected mode because protected mode is enabled and no password is set \
+                 for the default user. In this mode connections are only accepted from the loopback interface. If you \
+                 want to connect from external computers to Redis you may adopt one of the following solutions: \
+                 1) Set a password, for the default user of the Redis nodes or for slipring itself \
+                 (--client-password-file, --users-file). 2) Have clients speak TLS (--listen tls:ADDRESS). \
+                 3) Start slipring with --protected-mode no, however MAKE SURE it is not publicly accessible from \
+                 internet if you do so. NOTE: You only need to do one of the above things in order for slipring to \
+                 start accepting connections from the outside.",
+            ),
             Self::NoAuth => f.write_str("NOAUTH Authentication required."),
             Self::WrongPass => f.write_str("WRONGPASS invalid username-password pair or user is disabled."),
             Self::NoPasswordNeeded => f.write_str(

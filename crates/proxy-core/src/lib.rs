@@ -5,6 +5,7 @@ mod client;
 mod demand;
 mod denied;
 mod door;
+mod entry;
 mod error;
 mod failover;
 mod limits;
@@ -17,17 +18,20 @@ mod server;
 mod session;
 mod settings;
 mod task;
+mod users;
 
 pub use demand::Demand;
 pub use denied::Denied;
+pub use entry::Entry;
 pub use failover::{FailoverRecord, Field, Timeline};
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
     Outcome, RefuseReason, ResendReason, Side, Tally,
 };
 pub use net::{
-    Accepted, Address, ClientTls, Incoming, Listen, ServerTls, TcpDial, TcpListen, TlsDial, TlsListen,
-    UnixListen,
+    Accepted, Address, ClientTls, Incoming, Listen, NotOpened, Opening, ServerTls, TcpDial, TcpListen,
+    TlsDial, TlsListen, UnixListen,
 };
 pub use server::{Handle, Listener, Upstream, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};
+pub use users::{PasswordHash, User, Users};

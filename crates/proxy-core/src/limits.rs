@@ -92,6 +92,12 @@ pub(crate) const COMMAND_NAME_BYTES: usize = 64;
 /// that has been silent for so long takes nothing new: a node that serves others goes on doing so.
 pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;
 
+/// The longest password that is looked at under `--client-auth proxy`; a longer one is wrong.
+pub(crate) const PASSWORD_BYTES: usize = 16 << 10;
+
+/// How long a client that is turned away may take to read why.
+pub(crate) const REFUSAL_MS: u64 = 1000;
+
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 50;
 

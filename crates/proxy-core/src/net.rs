@@ -8,10 +8,13 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use sentinel_watcher::BoxIo;
+
+use crate::metrics::RefuseReason;
 
 pub use tcp::{TcpDial, TcpListen};
 pub use tls::{ClientTls, ServerTls, TlsDial, TlsListen};
@@ -28,11 +31,21 @@ pub enum Address {
 
 /// An accepted client that no worker has adopted yet, so that it can cross threads.
 pub trait Incoming: Send {
-    /// Registers the socket with the worker that runs this.
-    ///
-    /// # Errors
-    /// What the operating system says.
-    fn open(self: Box<Self>) -> io::Result<BoxIo>;
+    /// Registers the socket with the worker that runs this, and does what comes before the first request. How long
+    /// that may take is the worker's affair.
+    fn open(self: Box<Self>) -> Opening;
+}
+
+/// A client on its way in.
+pub type Opening = Pin<Box<dyn Future<Output = Result<BoxIo, NotOpened>> + Send>>;
+
+/// Why a client did not get as far as its first request.
+#[derive(Debug)]
+pub struct NotOpened {
+    /// As the metrics count it.
+    pub reason: RefuseReason,
+    /// What the operating system says, or what is wrong with its handshake.
+    pub cause: io::Error,
 }
 
 /// One client at the door.
@@ -58,6 +71,27 @@ pub trait Listen: Send {
     fn share(&self) -> io::Result<Box<dyn Listen>>;
     /// Where it listens.
     fn address(&self) -> Address;
+    /// What its clients send cannot be read on the way.
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+}
+
+// === impl NotOpened ===
+
+impl From<io::Error> for NotOpened {
+    fn from(cause: io::Error) -> Self {
+        Self {
+            reason: RefuseReason::Socket,
+            cause,
+        }
+    }
+}
+
+impl From<NotOpened> for io::Error {
+    fn from(refused: NotOpened) -> Self {
+        refused.cause
+    }
 }
 
 // === impl Address ===
@@ -67,7 +101,7 @@ impl Address {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Inet(address) => address.ip().is_loopback(),
+            Self::Inet(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
         }
     }

@@ -4,13 +4,13 @@
 //!   listening socket, shared by all workers --accept--> least loaded worker --admit--> session task
 //! ```
 
+mod admit;
 mod drain;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,26 +18,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
 use sentinel_watcher::{Credentials, Dial, HealthFeed, HintSender, Steering, TopologyFeed};
 use slab::Slab;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::fleet::{Fleet, FleetParts};
-use crate::client::face::{Blocked, Face};
+use crate::client::face::Blocked;
 use crate::client::{Client, Order};
 use crate::demand::{Demand, DemandReceiver, Demands, demands};
-use crate::door::{Door, Master, Origin, WorkerState};
-use crate::error::Error;
+use crate::door::{Door, Master, WorkerState};
 use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
-use crate::metrics::{CloseReason, Counter, Gauge, Metrics, RefuseReason};
-use crate::net::{Accepted, Address, Listen};
+use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
+use crate::net::{Accepted, Listen};
 use crate::roster::{Adopt, Filter, Message, Roster, Selection};
-use crate::session::Session;
 use crate::settings::{ReadPolicy, Settings};
 
 /// One master that clients can reach.
@@ -360,6 +356,7 @@ impl Running {
                 fleet: Rc::clone(fleets.get(listener.upstream).expect("one fleet an upstream")),
                 master: Arc::clone(&upstream.upstream.master),
                 reads: Cell::new(listener.reads),
+                encrypted: listener.listen.is_encrypted(),
                 census: Arc::clone(&upstream.census),
                 streams: Arc::clone(&upstream.streams),
             })
@@ -457,52 +454,16 @@ impl Running {
         for fleet in &self.fleets {
             fleet.renew();
         }
-    }
-
-    /// Lets a client in, or tells it why not.
-    fn admit(self: &Rc<Self>, accepted: Accepted, listener: usize) {
-        let cells = &self.state.cells;
-        let Accepted {
-            socket,
-            peer,
-            local,
-            descriptor,
-        } = accepted;
-        let mut io = match socket.open() {
-            Ok(io) => io,
-            Err(error) => {
-                tracing::warn!(%peer, %error, "cannot adopt a client");
-                self.load().fetch_sub(1, Ordering::Relaxed);
-                return cells.add(Counter::ClientsRefused(RefuseReason::Socket), 1);
+        for (_, client) in self.clients.borrow().iter() {
+            let face = client.face();
+            if face
+                .alias
+                .as_ref()
+                .is_some_and(|name| !settings.entry.users.knows(name))
+            {
+                client.give_order(Order::Close(CloseReason::Revoked));
             }
-        };
-        if self.shared.clients() > self.state.settings.get().max_clients {
-            self.load().fetch_sub(1, Ordering::Relaxed);
-            cells.add(Counter::ClientsRefused(RefuseReason::MaxClients), 1);
-            crate::task::spawn(async move {
-                let _ = io.write_all(&Error::MaxClients.reply()).await;
-            });
-            return;
         }
-        let origin = match &peer {
-            Address::Inet(peer) if !peer.ip().to_canonical().is_loopback() => Origin::Elsewhere,
-            _ => Origin::Here,
-        };
-        let door = self.doors.get(listener).expect("one door a listener");
-        let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let upstream = door.fleet.upstream();
-        let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
-        let client = Client::new(io, Arc::clone(cells), face);
-        let key = self.clients.borrow_mut().insert(Rc::clone(&client));
-        cells.add(Counter::ClientsAccepted { listener }, 1);
-        cells.gauge_add(Gauge::Clients { listener }, 1);
-        let mut session = Session::new(client, Rc::clone(door), origin);
-        let running = Rc::clone(self);
-        // The session lives in this block and nowhere else: it is most of what an idle client costs.
-        crate::task::spawn(async move {
-            let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
-            running.bid_farewell(ended.ok(), key, listener);
-        });
     }
 
     /// A session has ended; without a reason it panicked.

@@ -32,6 +32,7 @@ use resp_codec::{Class, Command, CommandFlags, RequestError, RequestLimits, Requ
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 use tokio::time::Instant;
 
+use crate::backend::fleet::Grants;
 use crate::backend::mux::Mux;
 use crate::backend::profile::Profile;
 use crate::client::{Client, Order, Shape};
@@ -387,7 +388,9 @@ impl Session {
     /// Has not authenticated where that is asked: AUTH, HELLO, QUIT and RESET are all it may.
     fn is_nobody(&self) -> bool {
         match self.door.worker.settings.get().client_auth {
-            ClientAuth::Passthrough => self.profile.credentials.is_none() && self.door.fleet.auth_required(),
+            ClientAuth::Passthrough => {
+                self.profile.credentials.is_none() && self.door.fleet.grants() == Grants::Nothing
+            }
             ClientAuth::Proxy => !self.admitted,
             ClientAuth::None => false,
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use resp_codec::Command;
-use sentinel_watcher::{Credentials, Secret};
+use sentinel_watcher::Credentials;
 
 use crate::denied::Denied;
+use crate::entry::Entry;
 
 /// Which node answers reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,8 +63,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Who sessions are.
     pub client_auth: ClientAuth,
-    /// What clients must present under [`ClientAuth::Proxy`].
-    pub client_password: Option<Secret>,
+    /// Who may enter.
+    pub entry: Entry,
     /// Commands that are refused.
     pub denied: Option<Denied>,
     /// Users who may do what an operator may, from wherever they come.
@@ -91,7 +92,7 @@ impl Default for Settings {
             drain_timeout: Duration::from_secs(20),
             idle_timeout: Duration::ZERO,
             client_auth: ClientAuth::Passthrough,
-            client_password: None,
+            entry: Entry::default(),
             denied: None,
             admin_users: Vec::new(),
             node_credentials: None,

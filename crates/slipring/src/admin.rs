@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,11 @@ impl Admin {
                 connections.join_next().await;
             }
             let accepted = poll_fn(|cx| self.listen.poll_accept(cx)).await;
-            match accepted.and_then(|accepted| accepted.socket.open()) {
+            let opened = match accepted {
+                Ok(accepted) => accepted.socket.open().await.map_err(io::Error::from),
+                Err(error) => Err(error),
+            };
+            match opened {
                 Ok(socket) => {
                     connections.spawn(serve(socket, Arc::clone(&self.status)));
                 }

@@ -109,9 +109,9 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
     pub(crate) idle_timeout: Duration,
 
-    /// Who clients are. passthrough: whom they prove to be on the node, by AUTH. proxy: slipring's own user, once
-    /// they present --client-password. none: slipring's own user, unasked. Default: passthrough, or proxy where
-    /// there is a client password.
+    /// Who clients are. passthrough: whom they prove to be on the node, by AUTH. proxy: slipring checks
+    /// --client-password and --users-file, and they are slipring's own user, or the one that the file says. none:
+    /// slipring's own user, unasked. Default: passthrough, or proxy where there is a client password or a users file.
     #[arg(long, value_name = "HOW", value_parser = one_of::<ClientAuth>(&["passthrough", "proxy", "none"]))]
     pub(crate) client_auth: Option<ClientAuth>,
 
@@ -123,6 +123,11 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "client_password")]
     pub(crate) client_password_file: Option<PathBuf>,
 
+    /// Users that slipring itself knows, in TOML: a section [NAME] for each, with passwords = ["#SHA-256", ...] and,
+    /// where it is not slipring's own user to the nodes, node-user and node-password-file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) users_file: Option<PathBuf>,
+
     /// Commands that are refused, also inside MULTI: flushall, config|set. A container stands for its subcommands.
     /// Scripts may still call them.
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
@@ -132,7 +137,8 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "USER,...", value_delimiter = ',')]
     pub(crate) admin_users: Vec<String>,
 
-    /// Refuse to lend slipring's own user to whoever comes from the network (--client-auth none).
+    /// Refuse clients from the network where nobody asks them for a password and they do not speak TLS; refuse to
+    /// lend slipring's own user to them (--client-auth none).
     #[arg(
         long, value_name = "YES|NO", default_value = "yes", action = ArgAction::Set,
         value_parser = PossibleValuesParser::new(["yes", "no"]).map(|word| word == "yes")

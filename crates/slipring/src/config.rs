@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::{Address, ClientAuth, Denied, ReadPolicy, Settings};
+use proxy_core::{Address, ClientAuth, Denied, Entry, ReadPolicy, Settings};
 use sentinel_watcher::{Credentials, Secret, WatcherConfig};
 
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{AdminSpec, Choice, Cli, ListenSpec, TlsArgs, Transport};
+use crate::entry;
 use crate::facts::Facts;
 use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
 
@@ -78,7 +79,7 @@ impl Config {
 
     fn checked(cli: Cli) -> Result<Self, ConfigError> {
         let doors = doors(&cli)?;
-        let (client_auth, client_password) = client_auth(&cli, &doors)?;
+        let (client_auth, entry) = entry::read(&cli.clients, &doors)?;
         let node_credentials = credentials(
             ["--username", "--password-file"],
             cli.nodes.username.as_deref(),
@@ -107,7 +108,7 @@ impl Config {
             AdminSpec::At(address) => Some(address),
         };
         let tls = tls(&cli.tls, doors.iter().any(|door| door.tls))?;
-        let settings = settings(&cli, client_auth, client_password, node_credentials);
+        let settings = settings(&cli, client_auth, entry, node_credentials);
         Ok(Self {
             settings,
             masters,
@@ -126,7 +127,7 @@ impl Config {
 fn settings(
     cli: &Cli,
     client_auth: ClientAuth,
-    client_password: Option<Secret>,
+    entry: Entry,
     node_credentials: Option<Credentials>,
 ) -> Settings {
     Settings {
@@ -145,7 +146,7 @@ fn settings(
         drain_timeout: cli.operation.drain_timeout,
         idle_timeout: cli.clients.idle_timeout,
         client_auth,
-        client_password,
+        entry,
         denied: Denied::new(&cli.clients.deny_commands),
         admin_users: cli.clients.admin_users.clone(),
         node_credentials,
@@ -231,43 +232,6 @@ fn upstream(flag: &'static str, spec: &ListenSpec, masters: &[String]) -> Result
     })
 }
 
-/// Who clients are, and what they must present.
-fn client_auth(cli: &Cli, doors: &[Door]) -> Result<(ClientAuth, Option<Secret>), ConfigError> {
-    let clients = &cli.clients;
-    let password = secret(
-        "--client-password-file",
-        clients.client_password.as_ref(),
-        clients.client_password_file.as_deref(),
-    )?;
-    let auth = match (clients.client_auth, &password) {
-        (None, Some(_)) => ClientAuth::Proxy,
-        (None, None) => ClientAuth::Passthrough,
-        (Some(ClientAuth::Proxy), None) => {
-            let remedy = "needs --client-password or --client-password-file: what clients must present";
-            return Err(ConfigError::new("--client-auth", "proxy", remedy));
-        }
-        (Some(ClientAuth::Passthrough), Some(_)) => {
-            let remedy = "clients prove themselves on the node: leave out the client password, or take proxy";
-            return Err(ConfigError::new("--client-auth", "passthrough", remedy));
-        }
-        (Some(ClientAuth::None), Some(_)) => {
-            let remedy = "nobody is asked for a password: leave out the client password, or take proxy";
-            return Err(ConfigError::new("--client-auth", "none", remedy));
-        }
-        (Some(auth), _) => auth,
-    };
-    let open = doors.iter().find(|door| !door.address.is_local());
-    if let (ClientAuth::None, true, Some(door)) = (auth, clients.protected_mode, open) {
-        let remedy = format!(
-            "whoever reaches {} {} would be slipring's own user unasked; listen on 127.0.0.1, take --client-auth proxy, \
-             or allow it with --protected-mode no",
-            door.flag, door.address
-        );
-        return Err(ConfigError::new("--client-auth", "none", remedy));
-    }
-    Ok((auth, password))
-}
-
 /// The certificates of each side. `clients`: some listener speaks TLS.
 fn tls(flags: &TlsArgs, clients: bool) -> Result<Tls, ConfigError> {
     let listen = TlsFiles {
@@ -310,7 +274,7 @@ fn tls(flags: &TlsArgs, clients: bool) -> Result<Tls, ConfigError> {
 }
 
 /// `flags`: that of the user name, and that of the file.
-fn credentials(
+pub(crate) fn credentials(
     flags: [&'static str; 2],
     username: Option<&str>,
     given: Option<&Secret>,
@@ -330,7 +294,7 @@ fn credentials(
 }
 
 /// A secret as given, or out of its file, less the newline that editors put at the end.
-fn secret(
+pub(crate) fn secret(
     flag: &'static str,
     given: Option<&Secret>,
     file: Option<&Path>,
@@ -359,6 +323,11 @@ impl ConfigError {
             remedy: remedy.into(),
             place: None,
         }
+    }
+
+    /// The complaint alone.
+    pub(crate) fn what(&self) -> String {
+        format!("{} {}: {}", self.flag, self.value, self.remedy)
     }
 }
 
@@ -565,12 +534,7 @@ mod tests {
     fn a_client_password_implies_proxy() {
         let config = read("--client-password pw --listen *:6379").unwrap();
         assert_eq!(config.settings.client_auth, ClientAuth::Proxy);
-        assert!(
-            config
-                .settings
-                .client_password
-                .is_some_and(|secret| secret.reveal() == b"pw")
-        );
+        assert!(!config.settings.entry.users.is_empty());
         assert!(read("--client-auth none").is_ok());
         assert!(read("--client-auth none --listen *:6379 --protected-mode no").is_ok());
     }

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod descriptors;
 mod dial;
+mod entry;
 mod facts;
 mod file;
 mod inquiry;

@@ -23,7 +23,7 @@ use crate::log::Level;
 use crate::tls::Tls;
 
 /// What a running slipring cannot change: all other flags take effect with a reload.
-const RESTART: [&str; 10] = [
+const RESTART: [&str; 9] = [
     "listen",
     "replica-listen",
     "listen-tls",
@@ -32,7 +32,6 @@ const RESTART: [&str; 10] = [
     "workers",
     "mux-connections",
     "client-auth",
-    "protected-mode",
     "log-format",
 ];
 
@@ -217,9 +216,9 @@ fn watching(config: &Config, name: &str) -> WatcherConfig {
 
 /// Somebody can still log in.
 fn keeps_a_way_in(settings: &Settings) -> Result<(), String> {
-    if settings.client_auth == ClientAuth::Proxy && settings.client_password.is_none() {
+    if settings.client_auth == ClientAuth::Proxy && settings.entry.users.is_empty() {
         return Err(
-            "it would lock everybody out: --client-auth stays proxy until a restart, and there would be no client password"
+            "it would lock everybody out: --client-auth stays proxy until a restart, and nobody would have a password"
                 .to_owned(),
         );
     }

@@ -33,9 +33,6 @@ const EXIT_SOFTWARE: u8 = 70;
 /// How long after `--drain-timeout` a worker may take to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
-/// A client that has not finished its TLS handshake within this time is closed.
-const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What the control thread looks after.
 struct Control {
     handle: Handle,
@@ -278,7 +275,7 @@ fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
         })?),
     };
     Ok(match &config.tls.listen {
-        Some(tls) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls), TLS_HANDSHAKE_TIMEOUT)),
+        Some(tls) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls))),
         _ => plain,
     })
 }

@@ -70,7 +70,7 @@ pub(crate) struct Fleet {
     /// What the primary postpones.
     paused: Cell<Option<Pause>>,
     /// The primary answers NOAUTH to nobody.
-    auth_required: Cell<bool>,
+    grants: Cell<Grants>,
     scripts: Scripts,
 }
 
@@ -80,6 +80,16 @@ struct NodeBackends {
     /// A connection of its own for AUTH: what a client claims is proven there, and nothing else is sent.
     prover: Rc<Backend>,
     probing: Rc<Cell<bool>>,
+}
+
+/// What the primary grants to whoever has not authenticated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Grants {
+    /// No primary has been asked yet.
+    #[default]
+    Unknown,
+    Nothing,
+    Something,
 }
 
 // === impl Fleet ===
@@ -99,7 +109,7 @@ impl Fleet {
             led: Cell::new(false),
             revoked: Rc::default(),
             paused: Cell::new(None),
-            auth_required: Cell::new(false),
+            grants: Cell::default(),
         })
     }
 
@@ -144,9 +154,9 @@ impl Fleet {
         &self.scripts
     }
 
-    /// A client that has not authenticated can do nothing here.
-    pub(crate) fn auth_required(&self) -> bool {
-        self.auth_required.get()
+    /// What a client that has not authenticated can do here.
+    pub(crate) fn grants(&self) -> Grants {
+        self.grants.get()
     }
 
     /// The primary under `profile`, where there is one.
@@ -397,8 +407,21 @@ impl Fleet {
         let Some(backend) = self.primary(&Profile::default()) else {
             return;
         };
-        if let Some(reply) = ping(backend.link()).await {
-            self.auth_required.set(reply.starts_with(b"-NOAUTH"));
+        let reply = loop {
+            match ping(backend.link()).await {
+                Some(reply) => break Some(reply),
+                None if self.grants.get() != Grants::Unknown || !self.is_primary(&backend.link().node) => {
+                    break None;
+                }
+                None => tokio::time::sleep(self.parts.settings.get().node_timeout).await,
+            }
+        };
+        if let Some(reply) = reply {
+            self.grants.set(if reply.starts_with(b"-NOAUTH") {
+                Grants::Nothing
+            } else {
+                Grants::Something
+            });
         }
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Face {
     pub(crate) since: Instant,
     /// CLIENT SETNAME.
     pub(crate) name: Box<[u8]>,
+    /// What slipring itself calls its user (`--client-auth proxy`).
+    pub(crate) alias: Option<Box<[u8]>>,
     credentials: Option<Credentials>,
     db: u32,
     resp: Resp,
@@ -118,6 +120,7 @@ impl Face {
             descriptor,
             since,
             name: Box::default(),
+            alias: None,
             credentials: None,
             db: 0,
             resp: Resp::Two,
@@ -136,9 +139,8 @@ impl Face {
     /// The user that it acts as.
     pub(crate) fn user(&self) -> &[u8] {
         let credentials = self.credentials.as_ref();
-        credentials
-            .and_then(|credentials| credentials.username.as_deref())
-            .unwrap_or(b"default")
+        let theirs = || credentials.and_then(|credentials| credentials.username.as_deref());
+        self.alias.as_deref().or_else(theirs).unwrap_or(b"default")
     }
 
     /// It has presented one of these.

@@ -45,6 +45,12 @@ labels! {
         MaxClients = "max_clients",
         /// The socket failed before a worker adopted it.
         Socket = "socket",
+        /// Its TLS handshake failed, or took longer than `--handshake-timeout`.
+        Handshake = "handshake",
+        /// It came from the network where nobody is asked for a password (`--protected-mode`).
+        Protected = "protected",
+        /// It came while slipring drained, or no primary was known for long.
+        Unready = "unready",
     }
 }
 

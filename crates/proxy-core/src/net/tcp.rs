@@ -9,7 +9,7 @@ use std::time::Duration;
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Accepted, Address, Incoming, Listen};
+use super::{Accepted, Address, Incoming, Listen, Opening};
 
 /// Connections over TCP, without delay, with keepalive.
 #[derive(Clone, Debug)]
@@ -105,10 +105,12 @@ impl Listen for TcpListen {
 }
 
 impl Incoming for TcpIncoming {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        let stream = TcpStream::from_std(self.0)?;
-        set_keepalive(&stream)?;
-        Ok(Box::new(stream))
+    fn open(self: Box<Self>) -> Opening {
+        Box::pin(async {
+            let stream = TcpStream::from_std(self.0)?;
+            set_keepalive(&stream)?;
+            Ok(Box::new(stream) as BoxIo)
+        })
     }
 }
 

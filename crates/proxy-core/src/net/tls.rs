@@ -2,23 +2,22 @@
 //! each new connection uses those that are in place when it is made.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::server::TlsStream;
-use tokio_rustls::{Accept, TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Accepted, Address, Incoming, Listen};
+use super::{Accepted, Address, Incoming, Listen, NotOpened, Opening};
+use crate::metrics::RefuseReason;
 
 /// What slipring shows to clients: swapped as a whole when certificates are renewed.
 pub type ServerTls = Arc<ArcSwap<ServerConfig>>;
@@ -30,28 +29,16 @@ pub type ClientTls = Arc<ArcSwap<ClientConfig>>;
 pub struct TlsListen {
     inner: Box<dyn Listen>,
     config: ServerTls,
-    timeout: Duration,
 }
 
 /// A client that has still to shake hands.
 struct TlsIncoming {
     inner: Box<dyn Incoming>,
     config: Arc<ServerConfig>,
-    timeout: Duration,
 }
 
-/// A client's connection. It shakes hands when it is first read or written, in the session's own task: a client that
-/// is slow at it holds nobody up.
-enum TlsClient {
-    Shaking(Box<Shaking>),
-    Open(Box<TlsStream<BoxIo>>),
-    Failed,
-}
-
-struct Shaking {
-    accept: Accept<BoxIo>,
-    deadline: Pin<Box<Sleep>>,
-}
+/// A client's connection.
+struct TlsClient(Box<TlsStream<BoxIo>>);
 
 /// Connections that speak TLS.
 pub struct TlsDial {
@@ -68,14 +55,10 @@ pub struct TlsDial {
 // === impl TlsListen ===
 
 impl TlsListen {
-    /// Clients of `inner` speak TLS and shake hands within `timeout`.
+    /// Clients of `inner` speak TLS.
     #[must_use]
-    pub fn new(inner: Box<dyn Listen>, config: ServerTls, timeout: Duration) -> Self {
-        Self {
-            inner,
-            config,
-            timeout,
-        }
+    pub fn new(inner: Box<dyn Listen>, config: ServerTls) -> Self {
+        Self { inner, config }
     }
 }
 
@@ -85,7 +68,6 @@ impl Listen for TlsListen {
             socket: Box::new(TlsIncoming {
                 inner: accepted.socket,
                 config: self.config.load_full(),
-                timeout: self.timeout,
             }),
             ..accepted
         })
@@ -95,52 +77,33 @@ impl Listen for TlsListen {
         Ok(Box::new(Self {
             inner: self.inner.share()?,
             config: Arc::clone(&self.config),
-            timeout: self.timeout,
         }))
     }
 
     fn address(&self) -> Address {
         self.inner.address()
     }
+
+    fn is_encrypted(&self) -> bool {
+        true
+    }
 }
 
 impl Incoming for TlsIncoming {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        let accept = TlsAcceptor::from(self.config).accept(self.inner.open()?);
-        Ok(Box::new(TlsClient::Shaking(Box::new(Shaking {
-            accept,
-            deadline: Box::pin(tokio::time::sleep(self.timeout)),
-        }))))
+    fn open(self: Box<Self>) -> Opening {
+        Box::pin(async {
+            let stream = self.inner.open().await?;
+            let shaken = TlsAcceptor::from(self.config).accept(stream).await;
+            let stream = shaken.map_err(|cause| NotOpened {
+                reason: RefuseReason::Handshake,
+                cause,
+            })?;
+            Ok(Box::new(TlsClient(Box::new(stream))) as BoxIo)
+        })
     }
 }
 
 // === impl TlsClient ===
-
-impl TlsClient {
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut TlsStream<BoxIo>>>> {
-        if let Self::Shaking(shaking) = self {
-            let shaken = match Pin::new(&mut shaking.accept).poll(cx) {
-                Poll::Pending => {
-                    ready!(shaking.deadline.as_mut().poll(cx));
-                    Err(io::ErrorKind::TimedOut.into())
-                }
-                Poll::Ready(shaken) => shaken,
-            };
-            *self = match shaken {
-                Ok(stream) => Self::Open(Box::new(stream)),
-                Err(error) => {
-                    tracing::debug!(%error, "a client's TLS handshake failed");
-                    *self = Self::Failed;
-                    return Poll::Ready(Err(error));
-                }
-            };
-        }
-        Poll::Ready(match self {
-            Self::Open(stream) => Ok(Pin::new(&mut **stream)),
-            Self::Shaking(_) | Self::Failed => Err(io::ErrorKind::NotConnected.into()),
-        })
-    }
-}
 
 impl AsyncRead for TlsClient {
     fn poll_read(
@@ -148,30 +111,28 @@ impl AsyncRead for TlsClient {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_open(cx))?.poll_read(cx, buf)
+        Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for TlsClient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_open(cx))?.poll_write(cx, bytes)
+        Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_open(cx))?.poll_flush(cx)
+        Pin::new(&mut self.0).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_open(cx))?.poll_shutdown(cx)
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
 
 impl Drop for TlsClient {
     /// Says that it ends here, as far as the socket takes it at once: a peer must be able to tell an end from a cut.
     fn drop(&mut self) {
-        if let Self::Open(stream) = self {
-            let _ = Pin::new(&mut **stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
-        }
+        let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
     }
 }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use sentinel_watcher::BoxIo;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Accepted, Address, Incoming, Listen};
+use super::{Accepted, Address, Incoming, Listen, Opening};
 
 /// A bound unix socket. It joins a worker's reactor at its first accept.
 #[derive(Debug)]
@@ -85,8 +85,8 @@ impl Listen for UnixListen {
 }
 
 impl Incoming for UnixIncoming {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        Ok(Box::new(UnixStream::from_std(self.0)?))
+    fn open(self: Box<Self>) -> Opening {
+        Box::pin(async { Ok(Box::new(UnixStream::from_std(self.0)?) as BoxIo) })
     }
 }
 

@@ -74,6 +74,7 @@ impl Session {
         self.change(self.door.first_profile());
         let mut face = self.client.face_mut();
         face.name = Box::default();
+        face.alias = None;
         face.stop();
         self.admitted = false;
     }
@@ -114,19 +115,7 @@ impl Session {
         let settings = self.door.worker.settings.get();
         match settings.client_auth {
             ClientAuth::None => return Ok(Err(Error::NoPasswordNeeded.reply())),
-            ClientAuth::Proxy => {
-                let user = credentials.username.as_deref().unwrap_or(b"default");
-                let password = credentials.password.reveal();
-                let right = settings
-                    .client_password
-                    .as_ref()
-                    .is_some_and(|ours| same(ours.reveal(), password));
-                if user == b"default" && right {
-                    self.admitted = true;
-                    return Ok(Ok(()));
-                }
-                return Ok(Err(Error::WrongPass.reply()));
-            }
+            ClientAuth::Proxy => return Ok(self.let_in(credentials)),
             ClientAuth::Passthrough => {}
         }
         let mut question = BytesMut::from(&command.frame()[..]);
@@ -153,6 +142,33 @@ impl Session {
             });
             Ok(())
         }))
+    }
+
+    /// The session runs as what slipring's own list says of these credentials.
+    fn let_in(&mut self, presented: &Credentials) -> Result<(), Bytes> {
+        let settings = self.door.worker.settings.get();
+        let Some((name, user)) = settings.entry.users.find(presented) else {
+            return Err(Error::WrongPass.reply());
+        };
+        let credentials = user.node.clone().or_else(|| settings.node_credentials.clone());
+        self.admitted = true;
+        if credentials != self.profile.credentials {
+            self.change(Profile {
+                credentials,
+                ..self.profile.clone()
+            });
+        }
+        self.client.face_mut().alias = Some(name.into());
+        Ok(())
+    }
+
+    /// These credentials, presented to slipring, would make the session another user of the node.
+    pub(super) fn is_another_user(&self, presented: &Credentials) -> bool {
+        let settings = self.door.worker.settings.get();
+        settings.entry.users.find(presented).is_some_and(|(_, user)| {
+            let credentials = user.node.as_ref().or(settings.node_credentials.as_ref());
+            settings.client_auth == ClientAuth::Proxy && credentials != self.profile.credentials.as_ref()
+        })
     }
 
     /// HELLO: the node's own greeting under the new Profile, with this session's id.
@@ -373,12 +389,6 @@ fn named(user: &[u8], password: &[u8]) -> Credentials {
     }
 }
 
-/// Compares in time that tells nothing of where two secrets differ.
-fn same(ours: &[u8], theirs: &[u8]) -> bool {
-    let differing = ours.iter().zip(theirs).fold(0, |acc, (a, b)| acc | (a ^ b));
-    ours.len() == theirs.len() && differing == 0
-}
-
 fn error(text: &str) -> Bytes {
     let mut out = BytesMut::new();
     write::error(&mut out, text);
@@ -397,13 +407,5 @@ mod tests {
             "%1\r\n$2\r\nid\r\n:7\r\n$4\r\nmode\r\n",
         );
         check("*0\r\n", "*0\r\n");
-    }
-
-    #[test]
-    fn secrets_compare_whole() {
-        assert!(same(b"abc", b"abc"));
-        assert!(!same(b"abc", b"abd"));
-        assert!(!same(b"abc", b"abcd"));
-        assert!(!same(b"abc", b""));
     }
 }

@@ -9,6 +9,7 @@ use sentinel_watcher::{Handover, HostPort, Phase};
 use super::{Close, Session};
 use crate::door::{Master, Origin};
 use crate::failover::FailoverRecord;
+use crate::settings::ClientAuth;
 
 /// A line of HELP for each command. In square brackets what may be left out.
 const HELP: [(&str, &str); 10] = [
@@ -198,11 +199,14 @@ impl Session {
 
     /// It may order what changes things for everybody.
     fn is_operator(&self) -> bool {
-        let user = self.profile.credentials.as_ref();
-        let user = user.map(|user| user.username.as_deref().unwrap_or(b"default"));
         let settings = self.door.worker.settings.get();
-        self.origin == Origin::Here
-            || user.is_some_and(|user| settings.admin_users.iter().any(|admin| admin.as_bytes() == user))
+        let face = self.client.face();
+        let is_known = match settings.client_auth {
+            ClientAuth::Proxy => self.admitted,
+            ClientAuth::Passthrough | ClientAuth::None => self.profile.credentials.is_some(),
+        };
+        let mut admins = settings.admin_users.iter();
+        self.origin == Origin::Here || (is_known && admins.any(|admin| admin.as_bytes() == face.user()))
     }
 }
 

@@ -182,6 +182,7 @@ impl Session {
                     "sync" | "psync" => self.relay(lease, node, command).await?,
                     _ if command.spec().class == Class::Own => self.proxy(command).await?,
                     "hello" => self.prove_hello(stream, command).await?,
+                    "auth" if self.is_another_user(&own::credentials(&command)) => self.refuse_user(&command),
                     _ => Box::pin(self.own(command)).await?,
                 }
                 self.settled().await?;
@@ -234,11 +235,21 @@ impl Session {
             stream.forward(command);
             return Ok(());
         };
+        if self.is_another_user(&credentials) {
+            self.refuse_user(&command);
+            return Ok(());
+        }
         match self.prove(&command, &credentials).await? {
             Ok(()) => stream.forward(own::hello_without_auth(resp, name.as_deref())),
             Err(refusal) => self.answer(&command, &refusal),
         }
         Ok(())
+    }
+
+    /// The connection that the session holds is another user's.
+    fn refuse_user(&self, command: &Command<Bytes>) {
+        let what = "AUTH as a user who is another one to the nodes while subscribed or tracking";
+        self.answer(command, &Error::Unsupported(what).reply());
     }
 
     /// Until when the command in front may wait for a primary; none waits, or it has just been refused, if `None`.

@@ -6,6 +6,7 @@
 mod blocking;
 mod clients;
 mod common;
+mod entry;
 mod large;
 mod lost;
 mod moving;

@@ -1,6 +1,6 @@
 //! Who a session is: proven on the node each time, never shared with another, and carried along.
 
-use proxy_core::{ClientAuth, Settings};
+use proxy_core::{ClientAuth, PasswordHash, Settings, User};
 use sentinel_watcher::{Credentials, Secret};
 
 use crate::common::world::{World, run, run_late, run_with, settle};
@@ -271,7 +271,13 @@ fn nobody_may_send_more_than_a_redis_would_read_of_nobody() {
 fn a_proxy_with_a_password_of_its_own_asks_for_that() {
     let own = |settings: &mut Settings| {
         settings.client_auth = ClientAuth::Proxy;
-        settings.client_password = Some(Secret::new(b"door"));
+        settings.entry.users.add(
+            b"default",
+            User {
+                passwords: vec![PasswordHash::of(b"door")],
+                node: None,
+            },
+        );
         settings.node_credentials = Some(Credentials {
             username: Some(b"ann"[..].into()),
             password: Secret::new(b"a1"),

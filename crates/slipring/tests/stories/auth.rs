@@ -1,6 +1,7 @@
 //! Who clients are: by the node's word (passthrough), by slipring's (proxy), or nobody in particular (none).
 
 use anyhow::{Result, ensure};
+use testkit::proxy::ProxyBuilder;
 use testkit::{Client, Cluster, Flavor, Login, Node, Proxy, Reply, on_each_server};
 
 use super::support::{PATIENCE, ask, counts, refuses, same_answers, same_batch, says, slipring, words};
@@ -31,6 +32,7 @@ on_each_server! {
         side_by_side(&passthrough)?;
         let proxy = ours().flag("--client-auth", "proxy").flag("--client-password", "for-slipring").start()?;
         by_our_word(&proxy)?;
+        by_our_list(ours())?;
         let none = ours().flag("--client-auth", "none").start()?;
         unasked(&none)?;
         let mut clients = [logged_in(&passthrough, "AUTH reader reads")?, none.client()?, proxy.client()?];
@@ -256,6 +258,37 @@ fn by_our_word(proxy: &Proxy) -> Result<()> {
     says(&mut client, "RESET", "RESET")?;
     refuses(&mut client, "GET key", "NOAUTH")?;
     let greeting = ask(&mut client, "HELLO 3 AUTH default for-slipring")?;
+    ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
+    counts(&mut client, "DEL key", 1)
+}
+
+/// slipring knows names and hashes; the nodes see whom the file says.
+fn by_our_list(builder: ProxyBuilder) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let hash = "#2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    std::fs::write(at("reads"), "reads\n")?;
+    std::fs::write(
+        at("users.toml"),
+        format!(
+            "[web]\npasswords = [\"{hash}\"]\n[report]\npasswords = [\"{hash}\"]\nnode-user = \"reader\"\n\
+             node-password-file = \"{}\"\n",
+            at("reads")
+        ),
+    )?;
+    let proxy = builder.flag("--users-file", &at("users.toml")).start()?;
+    let mut client = proxy.client()?;
+    refuses(&mut client, "GET key", "NOAUTH Authentication required.")?;
+    for line in ["AUTH secret", "AUTH web wrong", "AUTH reader reads"] {
+        refuses(&mut client, line, "WRONGPASS")?;
+    }
+    says(&mut client, "AUTH web secret", "OK")?;
+    says(&mut client, "SET key value", "OK")?;
+    says(&mut client, "ACL WHOAMI", "default")?;
+    says(&mut client, "AUTH report secret", "OK")?;
+    says(&mut client, "ACL WHOAMI", "reader")?;
+    refuses(&mut client, "SET key other", "NOPERM")?;
+    let greeting = ask(&mut client, "HELLO 3 AUTH web secret")?;
     ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
     counts(&mut client, "DEL key", 1)
 }

@@ -1,6 +1,5 @@
 //! PROXY over RESP: what operators ask and order, and a failover that loses nothing.
 
-use std::net::UdpSocket;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::load::Outcome;
 use testkit::{Client, Cluster, Flavor, Load, Node, Proxy, on_each_server};
 
-use super::support::{ask, before, breakable, refuses, says, slipring, told_failover, words};
+use super::support::{ask, before, breakable, outward, refuses, says, slipring, told_failover, words};
 
 on_each_server! {
     /// Clients of this slipring, clients of another one, and writers who go around both: each acknowledged write is kept.
@@ -162,6 +161,7 @@ on_each_server! {
             .sentinels(&cluster)
             .flag("--admin-users", "root,admin")
             .everywhere()
+            .flag("--protected-mode", "no")
             .start()?;
         let mut local = proxy.client()?;
         let help = ask(&mut local, "PROXY HELP")?.texts();
@@ -185,6 +185,14 @@ on_each_server! {
         refuses(&mut remote, "PROXY FAILOVER", "NOPERM")?;
         says(&mut remote, "AUTH admin secret", "OK")?;
         ensure!(ask(&mut remote, "PROXY RESUME")?.error().is_none(), "an admin may");
+        // Without that flag, nobody from elsewhere gets this far where the nodes ask for no password.
+        let guarded = slipring().sentinels(&cluster).everywhere().start()?;
+        says(&mut guarded.client()?, "SET a 1", "OK")?;
+        let mut remote = Client::connect((outward()?, guarded.address().port()))?;
+        let (refusal, _) = remote.read_to_end();
+        ensure!(refusal.starts_with(b"-DENIED Redis is running in protected mode"), "{refusal:?}");
+        let refused = guarded.metric("slipring_clients_refused_total", &["reason=\"protected\""])?;
+        ensure!(refused == 1.0, "{refused}");
         primary.command(&words("ACL SETUSER default resetpass >pass"))?;
         Ok(())
     }
@@ -217,13 +225,6 @@ fn priorities(cluster: &Cluster) -> Vec<String> {
 fn run_id(info: Option<&str>) -> String {
     let line = info.and_then(|info| info.lines().find(|line| line.starts_with("run_id:")));
     line.unwrap_or_default().to_owned()
-}
-
-/// This machine's address towards others; nothing is sent.
-fn outward() -> Result<std::net::IpAddr> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect("192.0.2.1:9")?;
-    Ok(socket.local_addr()?.ip())
 }
 
 /// Somebody who writes to the primary itself, until it refuses.

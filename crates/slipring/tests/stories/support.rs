@@ -1,6 +1,7 @@
 //! What several stories share.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -168,6 +169,13 @@ pub(crate) fn told_failover(proxy: &Proxy, kind: &str) -> Result<Value> {
     let counted = proxy.metric("slipring_failover_duration_seconds_count", &[])?;
     ensure!(counted == 1.0, "{counted} failovers are counted");
     Ok(told)
+}
+
+/// This machine's address towards others; nothing is sent.
+pub(crate) fn outward() -> Result<std::net::IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect("192.0.2.1:9")?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// How often a node has executed each command.

@@ -164,6 +164,7 @@ fn partition(lab: &Lab) -> Result<Told> {
     let proxy = lab
         .proxy()
         .within(&divided.proxy)
+        .flag("--protected-mode", "no")
         .flag("--sentinels", &list.join(","))
         .start()?;
     let stage = Stage {

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use proxy_core::{Accepted, Address, Incoming, Listen};
+use proxy_core::{Accepted, Address, Incoming, Listen, Opening};
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -64,7 +64,7 @@ pub struct Door {
 
 #[derive(Default)]
 struct Knocks {
-    waiting: VecDeque<End>,
+    waiting: VecDeque<(End, IpAddr)>,
     /// How many have been let in: each comes from a port of its own.
     let_in: u16,
     wakers: Vec<Waker>,
@@ -264,10 +264,16 @@ impl Door {
     /// A client's end of a fresh connection, which takes `window` bytes in each direction.
     #[must_use]
     pub fn knock(&self, window: usize) -> End {
+        self.knock_from(Ipv4Addr::LOCALHOST.into(), window)
+    }
+
+    /// The same, of a client that comes from this address.
+    #[must_use]
+    pub fn knock_from(&self, from: IpAddr, window: usize) -> End {
         let (client, proxy) = (Arc::from("client"), Arc::from("proxy"));
         let (near, far) = self.network.wires().join(&client, &proxy, window);
         let mut knocks = self.knocks.lock().unwrap();
-        knocks.waiting.push_back(far);
+        knocks.waiting.push_back((far, from));
         knocks.wakers.drain(..).for_each(Waker::wake);
         near
     }
@@ -277,11 +283,11 @@ impl Listen for Door {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         let mut knocks = self.knocks.lock().unwrap();
         match knocks.waiting.pop_front() {
-            Some(stream) => {
+            Some((stream, from)) => {
                 knocks.let_in += 1;
                 Poll::Ready(Ok(Accepted {
                     socket: Box::new(Knock(stream)),
-                    peer: SocketAddr::from(([127, 0, 0, 1], knocks.let_in)).into(),
+                    peer: SocketAddr::from((from, knocks.let_in)).into(),
                     local: self.address(),
                     descriptor: i32::from(knocks.let_in),
                 }))
@@ -305,7 +311,7 @@ impl Listen for Door {
 }
 
 impl Incoming for Knock {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        Ok(Box::new(self.0))
+    fn open(self: Box<Self>) -> Opening {
+        Box::pin(std::future::ready(Ok(Box::new(self.0) as BoxIo)))
     }
 }

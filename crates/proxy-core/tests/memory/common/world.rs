@@ -166,6 +166,11 @@ impl World {
         Client::new(self.socket(ReadPolicy::Primary, window))
     }
 
+    /// A client that comes from this address.
+    pub(crate) fn client_from(&self, address: &str) -> Client {
+        Client::new(self.doors[0].knock_from(address.parse().unwrap(), WINDOW_BYTES))
+    }
+
     fn socket(&self, reads: ReadPolicy, window: usize) -> End {
         let at = POLICIES.iter().position(|policy| *policy == reads);
         self.doors[at.expect("a door for each")].knock(window)

@@ -1,0 +1,190 @@
+//! What a newcomer has to pass before it has a session.
+//!
+//! ```text
+//!   accepted --> open: TLS --> may it enter? --> session
+//!                  \ too slow       \ told why not, and closed
+//! ```
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use sentinel_watcher::BoxIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Running;
+use crate::backend::fleet::Grants;
+use crate::client::Client;
+use crate::client::face::Face;
+use crate::door::{Door, Origin};
+use crate::error::Error;
+use crate::limits;
+use crate::metrics::{Counter, Gauge, RefuseReason};
+use crate::net::{Accepted, Address, NotOpened};
+use crate::session::Session;
+use crate::settings::ClientAuth;
+
+/// A client that has no session yet.
+struct Newcomer {
+    peer: Address,
+    local: Address,
+    descriptor: i32,
+    listener: usize,
+}
+
+/// Whether whoever comes from the network could do as they please.
+enum Exposure {
+    Guarded,
+    Exposed,
+    /// Only the nodes can tell, and none was asked yet.
+    Unknown,
+}
+
+impl Running {
+    /// Lets a client in, or tells it why not. It counts as a client already.
+    pub(super) fn admit(self: &Rc<Self>, accepted: Accepted, listener: usize) {
+        let newcomer = Newcomer {
+            peer: accepted.peer,
+            local: accepted.local,
+            descriptor: accepted.descriptor,
+            listener,
+        };
+        let mut opening = accepted.socket.open();
+        match (&mut opening).now_or_never() {
+            Some(Ok(io)) => self.receive(io, newcomer),
+            Some(Err(refused)) => self.lose(&newcomer, &refused),
+            // As on Redis: whoever finds no room does not get to shake hands, and hears nothing.
+            None if self.is_full() => self.refuse(&newcomer, RefuseReason::MaxClients),
+            None => {
+                let running = Rc::clone(self);
+                let patience = self.state.settings.get().entry.handshake_timeout;
+                crate::task::spawn(async move {
+                    match timeout(patience, opening).await {
+                        Ok(Ok(io)) => running.receive(io, newcomer),
+                        Ok(Err(refused)) => running.lose(&newcomer, &refused),
+                        Err(_) => running.refuse(&newcomer, RefuseReason::Handshake),
+                    }
+                });
+            }
+        }
+    }
+
+    fn receive(self: &Rc<Self>, io: BoxIo, newcomer: Newcomer) {
+        if self.is_full() {
+            return self.turn_away(io, &newcomer, RefuseReason::MaxClients, &Error::MaxClients);
+        }
+        let door = self.door(&newcomer);
+        match self.exposure(door, &newcomer.peer) {
+            Exposure::Guarded => self.welcome(io, newcomer),
+            Exposure::Exposed => self.turn_away(io, &newcomer, RefuseReason::Protected, &Error::Protected),
+            Exposure::Unknown => {
+                crate::task::spawn(Rc::clone(self).keep_waiting(io, newcomer));
+            }
+        }
+    }
+
+    /// Until the nodes have said whether they ask for passwords.
+    async fn keep_waiting(self: Rc<Self>, io: BoxIo, newcomer: Newcomer) {
+        let door = Rc::clone(self.door(&newcomer));
+        let waited = door.fleet.hold_timeout();
+        let deadline = Instant::now() + waited;
+        while door.fleet.grants() == Grants::Unknown && Instant::now() < deadline {
+            sleep(Duration::from_millis(limits::PULSE_MS)).await;
+        }
+        match self.exposure(&door, &newcomer.peer) {
+            Exposure::Unknown => {
+                let master = &door.master;
+                self.turn_away(
+                    io,
+                    &newcomer,
+                    RefuseReason::Unready,
+                    &Error::NoPrimary { master, waited },
+                );
+            }
+            Exposure::Guarded | Exposure::Exposed => self.receive(io, newcomer),
+        }
+    }
+
+    fn exposure(&self, door: &Door, peer: &Address) -> Exposure {
+        let settings = self.state.settings.get();
+        if peer.is_local()
+            || door.encrypted
+            || !settings.entry.protected_mode
+            || settings.client_auth != ClientAuth::Passthrough
+        {
+            return Exposure::Guarded;
+        }
+        match door.fleet.grants() {
+            Grants::Nothing => Exposure::Guarded,
+            Grants::Something => Exposure::Exposed,
+            Grants::Unknown => Exposure::Unknown,
+        }
+    }
+
+    fn welcome(self: &Rc<Self>, io: BoxIo, newcomer: Newcomer) {
+        if *self.shared.draining.borrow() {
+            return self.refuse(&newcomer, RefuseReason::Unready);
+        }
+        let door = self.door(&newcomer);
+        let Newcomer {
+            peer,
+            local,
+            descriptor,
+            listener,
+        } = newcomer;
+        let cells = &self.state.cells;
+        let origin = if peer.is_local() {
+            Origin::Here
+        } else {
+            Origin::Elsewhere
+        };
+        let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let upstream = door.fleet.upstream();
+        let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
+        let client = Client::new(io, Arc::clone(cells), face);
+        let key = self.clients.borrow_mut().insert(Rc::clone(&client));
+        cells.add(Counter::ClientsAccepted { listener }, 1);
+        cells.gauge_add(Gauge::Clients { listener }, 1);
+        let mut session = Session::new(client, Rc::clone(door), origin);
+        let running = Rc::clone(self);
+        // The session lives in this block and nowhere else: it is most of what an idle client costs.
+        crate::task::spawn(async move {
+            let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
+            running.bid_farewell(ended.ok(), key, listener);
+        });
+    }
+
+    fn door(&self, newcomer: &Newcomer) -> &Rc<Door> {
+        self.doors.get(newcomer.listener).expect("one door a listener")
+    }
+
+    fn is_full(&self) -> bool {
+        self.shared.clients() > self.state.settings.get().max_clients
+    }
+
+    fn lose(&self, newcomer: &Newcomer, refused: &NotOpened) {
+        tracing::debug!(peer = %newcomer.peer, error = %refused.cause, "a client did not get in");
+        self.refuse(newcomer, refused.reason);
+    }
+
+    fn turn_away(&self, mut io: BoxIo, newcomer: &Newcomer, reason: RefuseReason, why: &Error<'_>) {
+        let reply = why.reply();
+        crate::task::spawn(timeout(Duration::from_millis(limits::REFUSAL_MS), async move {
+            let _ = io.write_all(&reply).await;
+            let _ = io.shutdown().await;
+            // What it has sent already, left unread, would have the kernel answer with a reset.
+            let _ = io.read(&mut [0; 1024]).now_or_never();
+        }));
+        self.refuse(newcomer, reason);
+    }
+
+    fn refuse(&self, newcomer: &Newcomer, reason: RefuseReason) {
+        tracing::debug!(peer = %newcomer.peer, reason = reason.label(), "a client is turned away");
+        self.load().fetch_sub(1, Ordering::Relaxed);
+        self.state.cells.add(Counter::ClientsRefused(reason), 1);
+    }
+}
