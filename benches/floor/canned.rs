@@ -5,7 +5,7 @@ const REPEATED_BYTES: usize = 64 << 10;
 
 /// Which canned reply a command gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// `+OK`: SET, MSET and whatever else is asked.
     Ok,
     /// The value: GET.
@@ -18,7 +18,7 @@ pub(super) enum Answer {
 
 impl Answer {
     /// The answer to a command of this name (any case).
-    pub(super) fn to(name: &[u8]) -> Self {
+    pub(crate) fn to(name: &[u8]) -> Self {
         match name.first().map(u8::to_ascii_uppercase) {
             Some(b'G') => Self::Value,
             Some(b'P') => Self::Pong,
@@ -29,7 +29,7 @@ impl Answer {
 }
 
 /// All canned replies, each repeated.
-pub(super) struct Canned {
+pub(crate) struct Canned {
     replies: [Repeated; 4],
 }
 
@@ -43,7 +43,7 @@ struct Repeated {
 // === impl Canned ===
 
 impl Canned {
-    pub(super) fn new(value_bytes: usize) -> Self {
+    pub(crate) fn new(value_bytes: usize) -> Self {
         let mut value = format!("${value_bytes}\r\n").into_bytes();
         value.resize(value.len() + value_bytes, b'x');
         value.extend_from_slice(b"\r\n");
@@ -58,13 +58,13 @@ impl Canned {
     }
 
     /// Bytes of one reply.
-    pub(super) fn len(&self, answer: Answer) -> usize {
+    pub(crate) fn len(&self, answer: Answer) -> usize {
         self.replies[answer as usize].len
     }
 
     /// The bytes with which the last `left` bytes of a run of equal replies begin: all of them, or as many as there are
     /// copies at hand.
-    pub(super) fn slice(&self, answer: Answer, left: usize) -> &[u8] {
+    pub(crate) fn slice(&self, answer: Answer, left: usize) -> &[u8] {
         let Repeated { bytes, len } = &self.replies[answer as usize];
         // The run ends with a whole reply, so what is over of a division is the tail of one that was begun.
         let start = (len - left % len) % len;

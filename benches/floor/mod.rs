@@ -7,9 +7,9 @@
 //!  recv -> shared scratch -> Scan (counts requests, skips values) -> runs of equal replies -> one send from canned bytes
 //! ```
 
-mod canned;
+pub(crate) mod canned;
 mod connection;
-mod scan;
+pub(crate) mod scan;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

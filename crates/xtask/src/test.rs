@@ -33,11 +33,13 @@ pub(crate) fn run() -> Result<bool> {
         missing: Flavor::ALL.to_vec(),
     };
     let mut missing_libraries = Runtime::ALL.to_vec();
+    let mut counts = false;
     let mut steps = vec![step("set-up", || {
-        // Both are looked for, whatever becomes of the first.
+        // All are looked for, whatever becomes of the first.
         let servers = setup::servers(false).map(|servers| found = servers);
-        missing_libraries = setup::libraries(false)?;
-        servers?;
+        let libraries = setup::libraries(false).map(|missing| missing_libraries = missing);
+        counts = setup::valgrind(false)?;
+        servers.and(libraries)?;
         Ok(Outcome::Passed)
     })];
     steps.push(cargo("format", &["fmt", "--all", "--check"]));
@@ -89,7 +91,13 @@ pub(crate) fn run() -> Result<bool> {
         told(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
     }));
     steps.push(step("command table", || check_command_table(&found.servers)));
-    summarise(&steps, &found.missing, &missing_libraries, began.elapsed());
+    summarise(
+        &steps,
+        &found.missing,
+        &missing_libraries,
+        counts,
+        began.elapsed(),
+    );
     Ok(steps
         .iter()
         .all(|step| !matches!(step.outcome, Outcome::Failed(_))))
@@ -135,7 +143,7 @@ fn check_command_table(servers: &[Server]) -> Result<Outcome> {
     crate::generate(true).map(|()| Outcome::Passed)
 }
 
-fn summarise(steps: &[Step], servers: &[Flavor], libraries: &[Runtime], took: Duration) {
+fn summarise(steps: &[Step], servers: &[Flavor], libraries: &[Runtime], counts: bool, took: Duration) {
     println!("\n=== summary, after {} s ===", took.as_secs());
     for Step { name, outcome, took } in steps {
         let (word, why) = match outcome {
@@ -153,5 +161,8 @@ fn summarise(steps: &[Step], servers: &[Flavor], libraries: &[Runtime], took: Du
     }
     for runtime in libraries {
         println!(" not run  all tests with the client libraries for {runtime}: they are missing");
+    }
+    if !counts {
+        println!(" not run  the count of instructions: valgrind is missing");
     }
 }
