@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use anyhow::{Context as _, Result};
 use proxy_core::{
-    Accepted, Address, Handle, Incoming, Listen, Listener, ReadPolicy, Settings, Upstream, build,
+    Accepted, Address, Handle, Incoming, Listen, Listener, Opening, ReadPolicy, Settings, Upstream, build,
 };
 use sentinel_watcher::{
     BoxIo, Dial, Dialing, Health, HealthFeed, HostPort, Phase, Primary, Shard, TopologyPublisher, hints,
@@ -229,8 +229,8 @@ impl Listen for Door {
 }
 
 impl Incoming for Knock {
-    fn open(self: Box<Self>) -> io::Result<BoxIo> {
-        Ok(Box::new(self.0))
+    fn open(self: Box<Self>) -> Opening {
+        Box::pin(async { Ok(Box::new(self.0) as BoxIo) })
     }
 }
 
