@@ -282,6 +282,19 @@ impl Backend {
         (!kind.is_error()).then_some(&reply[..] == b":1\r\n")
     }
 
+    /// CLIENT UNBLOCK of the connection `id`, over the shared connection that session `turn` uses: behind the answer
+    /// nothing is popped for it. `None`: the node has not heard it, or it was not blocked any more.
+    pub(crate) async fn cancel(&self, id: i64, turn: u64) -> Option<()> {
+        let id = id.to_string();
+        let mut request = bytes::BytesMut::new();
+        write::command(
+            &mut request,
+            &[b"CLIENT", b"UNBLOCK", id.as_bytes(), Way::Error.word()],
+        );
+        let reply = self.mux(turn).ask(&request, own_shape(b"client")).await?;
+        (&reply[..] == b":1\r\n").then_some(())
+    }
+
     /// Whether this user may select this database. Nobody in particular gets there by no other way.
     pub(crate) fn is_selectable(&self) -> bool {
         self.profile.credentials.is_none() || self.selected.get()
@@ -345,16 +358,8 @@ impl Backend {
     /// Ends once the shared connections have answered all that was sent until now.
     pub(crate) async fn drained(&self) {
         let muxes: Vec<_> = self.muxes.borrow().iter().flatten().cloned().collect();
-        let ping = Shape {
-            command: CommandSpec::of(b"ping").id,
-            replies: 1,
-            read: false,
-            writes: false,
-            refusable: false,
-            resends: 0,
-        };
         for mux in muxes.iter().filter(|mux| mux.owes_answers()) {
-            mux.ask(b"*1\r\n$4\r\nPING\r\n", ping).await;
+            mux.ask(b"*1\r\n$4\r\nPING\r\n", own_shape(b"ping")).await;
         }
     }
 
@@ -429,5 +434,17 @@ impl Backend {
             .filter(|mux| mux.pulse(now, timeout))
             .count()
             > 0
+    }
+}
+
+/// What slipring itself asks over a shared connection, and nobody asks again.
+fn own_shape(command: &[u8]) -> Shape {
+    Shape {
+        command: CommandSpec::of(command).id,
+        replies: 1,
+        read: false,
+        writes: false,
+        refusable: false,
+        resends: 0,
     }
 }

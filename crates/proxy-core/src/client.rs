@@ -98,6 +98,8 @@ enum Wants {
 /// What the worker wants of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
+    /// Take a connection of its own, once it is at rest: another client has invalidations sent to it.
+    Stream,
     /// Close at the next request boundary.
     Drain,
     /// Close now.
@@ -379,13 +381,24 @@ impl Client {
         matches!(self.order(), Some(Order::Close(_)))
     }
 
-    /// Tells the session what the worker wants. An order to close now outranks a drain.
+    /// Tells the session what the worker wants. An order to close now outranks a drain, and that all else.
     pub(crate) fn give_order(&self, order: Order) {
         let state = &mut *self.state.borrow_mut();
-        if !matches!(state.order, Some(Order::Close(_))) {
+        let outranked = match state.order {
+            Some(Order::Close(_)) => true,
+            Some(Order::Drain) => order == Order::Stream,
+            Some(Order::Stream) | None => false,
+        };
+        if !outranked {
             state.order = Some(order);
         }
         state.wake();
+    }
+
+    /// It has a connection of its own, or had one: nothing is left of that order.
+    pub(crate) fn note_streamed(&self) {
+        let order = &mut self.state.borrow_mut().order;
+        order.take_if(|order| *order == Order::Stream);
     }
 }
 

@@ -48,6 +48,10 @@ pub(crate) const CHUNK_KEEP_BYTES: usize = 128 << 10;
 /// socket is not read.
 pub(crate) const WAITING_INPUT_BYTES: usize = 64 << 10;
 
+/// Input of one session kept while a command of it is blocked, so that the client's end is seen behind it; past it the
+/// client is closed, as `client-query-buffer-limit` does on Redis.
+pub(crate) const BLOCKED_INPUT_BYTES: usize = 32 << 20;
+
 /// Commands of an open MULTI kept for a replay on a new primary; past it a failover answers EXECABORT.
 pub(crate) const JOURNAL_BYTES: usize = 1 << 20;
 

@@ -36,6 +36,8 @@ pub(crate) enum Message {
     Pause(usize, Option<Pause>, mpsc::Sender<()>),
     /// These settings hold from now on, and these read policies, one a listener.
     Reload(Arc<Settings>, Arc<[ReadPolicy]>, mpsc::Sender<()>),
+    /// Have this client of this master take a connection of its own. Is it there?
+    Summon(usize, u64, mpsc::Sender<bool>),
     /// Unblock this one, if it is blocked.
     Unblock(Unblock, mpsc::Sender<bool>),
 }
@@ -128,6 +130,12 @@ impl Roster {
     pub(crate) async fn unblock(&self, unblock: Unblock) -> bool {
         let unblocked = self.gather(|answer| Message::Unblock(unblock.clone(), answer));
         unblocked.await.contains(&true)
+    }
+
+    /// Has a client of one master take a connection of its own, once it is at rest. False: it is not there.
+    pub(crate) async fn summon(&self, upstream: usize, id: u64) -> bool {
+        let summoned = self.gather(|answer| Message::Summon(upstream, id, answer));
+        summoned.await.contains(&true)
     }
 
     /// Tells every worker what the primary of a master postpones. Each has taken it to heart when this ends.

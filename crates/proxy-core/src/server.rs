@@ -430,6 +430,11 @@ impl Running {
                 self.reload(&settings, &reads);
                 let _ = answer.try_send(());
             }
+            Message::Summon(upstream, id, answer) => {
+                let meant = mean(&Filter::all(upstream).with(Selection::Ids(vec![id])));
+                meant.iter().for_each(|client| client.give_order(Order::Stream));
+                let _ = answer.try_send(!meant.is_empty());
+            }
             Message::Unblock(unblock, answer) => {
                 let filter = Filter::all(unblock.upstream).with(Selection::Ids(vec![unblock.id]));
                 let meant = mean(&filter);

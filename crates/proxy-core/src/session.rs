@@ -89,6 +89,8 @@ enum Turn {
     Large,
     /// Commands came back, to be sent again.
     Recover,
+    /// Another client has invalidations sent to this one.
+    Stream,
     /// The client broke the protocol.
     Malformed(RequestError),
     /// It is over.
@@ -179,7 +181,8 @@ impl Session {
                 Turn::Held(command) => Box::pin(self.hold(command)).await,
                 Turn::Large => Box::pin(self.large()).await,
                 Turn::Recover => Box::pin(self.recover()).await,
-                Turn::Malformed(error) => Box::pin(self.malformed(error)).await,
+                Turn::Stream => Box::pin(self.listen()).await,
+                Turn::Malformed(error) => Err(Box::pin(self.malformed(error)).await),
                 Turn::Close(reason) => Err(Close(reason)),
             };
             if let Err(Close(reason)) = done {
@@ -228,6 +231,7 @@ impl Session {
         }
         match self.client.order()? {
             Order::Close(reason) => Some(Turn::Close(reason)),
+            Order::Stream => Some(Turn::Stream),
             // Asked so that the last reply wakes this session.
             Order::Drain => {
                 let settled = self.client.poll_settled(cx).is_ready() && self.input.is_empty();

@@ -173,6 +173,13 @@ impl Face {
         }
     }
 
+    /// RESET: nothing lasts but what the client has told of its library.
+    pub(crate) fn reset(&mut self) {
+        self.name = Box::default();
+        self.alias = None;
+        self.doing = None;
+    }
+
     /// The request that asked for its line is answered.
     pub(crate) fn forget_query(&mut self) {
         let Some(doing) = &mut self.doing else { return };

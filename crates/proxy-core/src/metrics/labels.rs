@@ -71,6 +71,8 @@ labels! {
         Idle = "idle",
         /// It did not read its replies, up to the bound.
         Output = "output",
+        /// It sent more behind a blocked command than is kept.
+        Input = "input",
         /// The node it depended on is gone, with state that cannot be restored.
         Node = "node",
         /// slipring drained.

@@ -58,8 +58,7 @@ impl Session {
             }
             Class::Wait => self.pinned(command, Budget::Blocking, LeaseReason::Wait).await,
             Class::Subscription if spec.name.ends_with("unsubscribe") => {
-                self.unsubscribe_nothing(&command);
-                Ok(())
+                self.unsubscribe_nothing(&command).await
             }
             Class::Subscription if self.may_share(&command) => self.share(command).await,
             Class::Subscription => self.stream(command, LeaseReason::Subscription).await,
@@ -85,7 +84,7 @@ impl Session {
     }
 
     /// (P|S)UNSUBSCRIBE of a session that is subscribed to nothing: a confirmation for each channel named.
-    pub(super) fn unsubscribe_nothing(&self, command: &Command<Bytes>) {
+    async fn unsubscribe_nothing(&mut self, command: &Command<Bytes>) -> Result<(), Close> {
         let mut out = BytesMut::new();
         let mut confirm = |channel: Option<&[u8]>| {
             write::push_header(&mut out, self.profile.resp == Resp::Three, 3);
@@ -100,7 +99,7 @@ impl Session {
             confirm(None);
         }
         command.args().skip(1).for_each(|channel| confirm(Some(channel)));
-        self.answer(command, &out);
+        self.confirm(command, &out).await
     }
 
     /// PING, answered here: no node can take it now.

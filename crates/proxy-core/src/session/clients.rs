@@ -62,7 +62,7 @@ impl Session {
         self.client.face_mut().forget_query();
         self.answer(&command, &reply);
         if self.client.must_go() {
-            return self.farewell(CloseReason::Killed).await;
+            return Err(self.farewell(CloseReason::Killed).await);
         }
         Ok(())
     }
@@ -143,7 +143,8 @@ impl Session {
             }
             // Only as elements of EXEC's answer.
             "client|pause" | "client|unpause" => {
-                self.spread_pause(pause_of(command)).await?;
+                let before = self.door.fleet.paused();
+                self.spread_pause(pause_of(command, before)).await?;
                 return Ok(judged);
             }
             _ => return Ok(judged),

@@ -19,7 +19,7 @@ pub(crate) struct Close(pub(crate) CloseReason);
 
 impl Session {
     /// Answers broken protocol as Redis does: with its error, behind all replies outstanding, then the end.
-    pub(super) async fn malformed(&mut self, error: RequestError) -> Result<(), Close> {
+    pub(super) async fn malformed(&mut self, error: RequestError) -> Close {
         let mut out = BytesMut::new();
         error.write_reply(&mut out);
         self.client.reply(&out);
@@ -27,7 +27,7 @@ impl Session {
     }
 
     /// Ends the session once everything is answered and taken, or a moment has passed.
-    pub(super) async fn farewell(&mut self, reason: CloseReason) -> Result<(), Close> {
+    pub(super) async fn farewell(&mut self, reason: CloseReason) -> Close {
         let taken = async {
             while !self.client.is_settled() {
                 poll_fn(|cx| self.client.poll_landed(cx)).await;
@@ -46,7 +46,7 @@ impl Session {
             Ok::<(), Close>(())
         };
         let _ = tokio::time::timeout(Duration::from_secs(limits::SLOW_CLIENT_SECS), taken).await;
-        Err(Close(reason))
+        Close(reason)
     }
 
     /// Waits until everything is answered: a change of mode must not overtake a reply.
@@ -117,7 +117,26 @@ impl Session {
         .await
     }
 
+    /// The same while a node alone can end the wait: the client's end is not to be missed behind what it has sent.
+    pub(super) async fn gone_while_blocked(&mut self) -> Close {
+        poll_fn(|cx| {
+            let broken = self.poll_broken_within(cx, limits::BLOCKED_INPUT_BYTES);
+            if broken.is_pending() && self.reading.has_ended() {
+                return Poll::Ready(Close(CloseReason::Client));
+            }
+            if broken.is_pending() && self.input.len() >= limits::BLOCKED_INPUT_BYTES {
+                return Poll::Ready(Close(CloseReason::Input));
+            }
+            broken
+        })
+        .await
+    }
+
     pub(super) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<Close> {
+        self.poll_broken_within(cx, limits::WAITING_INPUT_BYTES)
+    }
+
+    fn poll_broken_within(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Close> {
         self.client.register(cx);
         let _ = self.client.poll_flush();
         if let Some(reason) = self.client.broken() {
@@ -126,7 +145,7 @@ impl Session {
         if let Some(Order::Close(reason)) = self.client.order() {
             return Poll::Ready(Close(reason));
         }
-        while !self.reading.has_ended() && self.input.len() < limits::WAITING_INPUT_BYTES {
+        while !self.reading.has_ended() && self.input.len() < bytes {
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(reason)) => return Poll::Ready(Close(reason)),

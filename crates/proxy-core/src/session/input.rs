@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use resp_codec::{Command, RequestShape};
+use resp_codec::{Command, RequestError, RequestShape};
 use tokio::io::ReadBuf;
 
 use super::{Close, Session, Stop, Turn};
@@ -116,6 +116,17 @@ impl Session {
     /// The client's next command. Cancel-safe: what was read stays. A drain ends it, unless the session is to be
     /// let finish what it has begun.
     pub(super) async fn read_command(&mut self, finishes: bool) -> Result<Command<Bytes>, Close> {
+        match self.read_request(finishes).await? {
+            Ok(command) => Ok(command),
+            Err(error) => Err(self.malformed(error).await),
+        }
+    }
+
+    /// The same; the inner error is the client's, to be answered behind all that is unanswered.
+    pub(super) async fn read_request(
+        &mut self,
+        finishes: bool,
+    ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
         loop {
             if matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
                 let limits = self.request_limits();
@@ -123,12 +134,12 @@ impl Session {
                     Ok(Some(frame)) => {
                         let bytes = self.input.split_to(frame.len).freeze();
                         if frame.shape != RequestShape::Empty {
-                            return Ok(Command::new(bytes, frame));
+                            return Ok(Ok(Command::new(bytes, frame)));
                         }
                         continue;
                     }
                     Ok(None) => self.reading = self.reading.scanned(),
-                    Err(error) => self.malformed(error).await?,
+                    Err(error) => return Ok(Err(error)),
                 }
             }
             poll_fn(|cx| {

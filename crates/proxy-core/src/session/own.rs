@@ -31,7 +31,7 @@ impl Session {
         match command.spec().name {
             "quit" => {
                 self.answer(&command, b"+OK\r\n");
-                self.farewell(CloseReason::Quit).await
+                Err(self.farewell(CloseReason::Quit).await)
             }
             "reset" => {
                 self.settled().await?;
@@ -72,10 +72,7 @@ impl Session {
             self.client.hush(None);
         }
         self.change(self.door.first_profile());
-        let mut face = self.client.face_mut();
-        face.name = Box::default();
-        face.alias = None;
-        face.stop();
+        self.client.face_mut().reset();
         self.admitted = false;
     }
 
@@ -96,6 +93,19 @@ impl Session {
         };
         self.door.worker.cells.command(command.spec().id, outcome);
         self.client.reply(reply);
+    }
+
+    /// The same with what is no reply to CLIENT REPLY, but comes all the same: confirmations.
+    pub(super) async fn confirm(&mut self, command: &Command<Bytes>, frames: &[u8]) -> Result<(), Close> {
+        if !self.client.misses_replies() {
+            self.answer(command, frames);
+            return Ok(());
+        }
+        self.settled().await?;
+        self.client.push_past_hush(frames);
+        self.client.end_skip();
+        self.answer(command, b"");
+        Ok(())
     }
 
     fn answer_result(&self, command: &Command<Bytes>, reply: Result<Bytes, Bytes>) {

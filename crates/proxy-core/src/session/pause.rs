@@ -19,7 +19,7 @@ impl Session {
     pub(super) async fn pause_node(&mut self, command: Command<Bytes>) -> Result<(), Close> {
         self.settled().await?;
         let before = self.door.fleet.paused();
-        let wanted = pause_of(&command);
+        let wanted = pause_of(&command, before);
         if wanted.is_some() {
             // First: what reaches the node once it postpones must not stand in the way of others.
             self.spread_pause(wanted).await?;
@@ -74,8 +74,9 @@ impl Session {
     }
 }
 
-/// What CLIENT PAUSE asks for, if its words make sense.
-pub(super) fn pause_of(command: &Command<Bytes>) -> Option<Pause> {
+/// What the node postpones once it has heard this CLIENT PAUSE, if its words make sense: a pause ends no earlier, and
+/// postpones no less, for another that comes `before` it is over.
+pub(super) fn pause_of(command: &Command<Bytes>, before: Option<Pause>) -> Option<Pause> {
     if command.spec().name != "client|pause" {
         return None;
     }
@@ -85,7 +86,13 @@ pub(super) fn pause_of(command: &Command<Bytes>) -> Option<Pause> {
         _ => Postponed::Everything,
     };
     let until = Instant::now().checked_add(Duration::from_millis(millis))?;
-    Some(Pause { until, of })
+    Some(match before {
+        Some(before) => Pause {
+            until: until.max(before.until),
+            of: of.max(before.of),
+        },
+        None => Pause { until, of },
+    })
 }
 
 fn no_lease() -> Bytes {

@@ -80,7 +80,11 @@ impl Session {
                 );
             }
             "subscribe" | "psubscribe" | "ssubscribe" => return self.join_hub(guest, &command).await,
-            "unsubscribe" | "punsubscribe" | "sunsubscribe" => guest.leave(&command, &mut out),
+            "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
+                guest.leave(&command, &mut out);
+                guest.show(&mut self.client.face_mut());
+                return self.confirm(&command, &out).await;
+            }
             "ping" => {
                 write::array_header(&mut out, 2);
                 write::bulk(&mut out, Some(b"pong"));
@@ -135,6 +139,7 @@ impl Session {
             guest.hub.hear(&name, self.id);
         }
         guest.show(&mut self.client.face_mut());
+        self.client.end_skip();
         self.answer(command, b"");
         Ok(())
     }

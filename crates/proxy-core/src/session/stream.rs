@@ -22,7 +22,7 @@ pub(super) use roll::words;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use resp_codec::{Class, Command, ReplyKind};
+use resp_codec::{Class, Command, ReplyKind, RequestError};
 use tokio::time::Instant;
 
 use super::hold::Pause;
@@ -47,6 +47,15 @@ enum Flow {
     Lost,
 }
 
+/// What came of a command that the session sees to itself.
+enum Own {
+    Done,
+    /// The node is to answer it.
+    Forwarded,
+    /// RESET.
+    Reset,
+}
+
 /// A MULTI that was begun on a lease.
 pub(super) struct Begun<'a> {
     /// The lease, and the node that it leads to; `None` if it has just been lost.
@@ -65,6 +74,14 @@ impl Session {
         self.settled().await?;
         let mut stream = Stream::new(reason, Transaction::default());
         stream.take(first, self.checks_here());
+        self.stream_on(stream, None).await
+    }
+
+    /// Serves a client that another has invalidations sent to: from now on it has a connection of its own.
+    pub(super) async fn listen(&mut self) -> Result<(), Close> {
+        self.settled().await?;
+        let mut stream = Stream::new(LeaseReason::Tracking, Transaction::default());
+        stream.standing.last();
         self.stream_on(stream, None).await
     }
 
@@ -118,6 +135,7 @@ impl Session {
                         lease.release(clean);
                     }
                     self.client.face_mut().stop();
+                    self.client.note_streamed();
                     self.change(self.profile.clone());
                     return Ok(());
                 }
@@ -164,30 +182,11 @@ impl Session {
             if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
                 return Ok(Flow::Lost);
             }
-            if stream.pending.is_empty()
-                && stream.outbox.is_empty()
-                && let Some(command) = stream.deferred.take()
-            {
-                let denied = self.denies(&command);
-                if !denied && stream.node_answers(&command, self.profile.resp) {
-                    stream.forward(command);
-                    continue;
-                }
-                let reset = command.spec().name == "reset" && !denied;
-                match command.spec().name {
-                    _ if denied => {
-                        stream.transaction.refuse();
-                        self.refuse(&command);
-                    }
-                    "sync" | "psync" => self.relay(lease, node, command).await?,
-                    _ if command.spec().class == Class::Own => self.proxy(command).await?,
-                    "hello" => self.prove_hello(stream, command).await?,
-                    "auth" if self.is_another_user(&own::credentials(&command)) => self.refuse_user(&command),
-                    _ => Box::pin(self.own(command)).await?,
-                }
-                self.settled().await?;
-                if reset {
-                    return Ok(Flow::Over);
+            if stream.is_caught_up() && stream.has_own_affairs() {
+                match self.own_affairs(stream, lease, node).await? {
+                    Own::Forwarded => continue,
+                    Own::Reset => return Ok(Flow::Over),
+                    Own::Done => {}
                 }
             }
             if stream.is_over() {
@@ -195,20 +194,15 @@ impl Session {
             }
             let held_until = self.hold_stream(stream);
             let takes_more = held_until.is_none()
-                && stream.deferred.is_none()
+                && !stream.has_own_affairs()
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             let whole = stream.whole_bytes().max(self.whole_bytes());
             tokio::select! {
                 biased;
-                command = self.command_or_gone(takes_more) => {
-                    let command = command?;
-                    self.client.note(command.spec().id);
-                    if self.denies(&command) {
-                        stream.deferred = Some(command);
-                    } else {
-                        stream.take(command, self.checks_here());
-                    }
-                }
+                request = self.request_or_gone(takes_more) => match request? {
+                    Ok(command) => self.take_streamed(stream, command),
+                    Err(error) => stream.malformed = Some(error),
+                },
                 arrival = lease.conn().arrival(whole) => match arrival {
                     Ok(arrival) => self.pass_on(stream, arrival).await?,
                     Err(_) => return Ok(Flow::Lost),
@@ -222,6 +216,45 @@ impl Session {
     /// Passwords are slipring's affair, and none of the node's.
     pub(super) fn checks_here(&self) -> bool {
         self.door.worker.settings.get().client_auth != ClientAuth::Passthrough
+    }
+
+    /// What the session sees to itself, now that all before it is answered.
+    async fn own_affairs(
+        &mut self,
+        stream: &mut Stream,
+        lease: &mut Lease,
+        node: &NodeKey,
+    ) -> Result<Own, Close> {
+        // Valkey writes a RESP3 client's own messages behind the reply to its PUBLISH.
+        while let Some(push) = lease.conn().push_at_hand() {
+            self.pass_on(stream, Arrival::Frame(ReplyKind::Push, push))
+                .await?;
+        }
+        let Some(command) = stream.deferred.take() else {
+            return match stream.malformed {
+                Some(error) => Err(self.malformed(error).await),
+                None => Ok(Own::Done),
+            };
+        };
+        let denied = self.denies(&command);
+        if !denied && stream.node_answers(&command, self.profile.resp) {
+            stream.forward(command);
+            return Ok(Own::Forwarded);
+        }
+        let reset = command.spec().name == "reset" && !denied;
+        match command.spec().name {
+            _ if denied => {
+                stream.transaction.refuse();
+                self.refuse(&command);
+            }
+            "sync" | "psync" => self.relay(lease, node, command).await?,
+            _ if command.spec().class == Class::Own => self.proxy(command).await?,
+            "hello" => self.prove_hello(stream, command).await?,
+            "auth" if self.is_another_user(&own::credentials(&command)) => self.refuse_user(&command),
+            _ => Box::pin(self.own(command)).await?,
+        }
+        self.settled().await?;
+        Ok(if reset { Own::Reset } else { Own::Done })
     }
 
     /// HELLO with a password that slipring checks: the node hears the rest of it.
@@ -280,9 +313,21 @@ impl Session {
         None
     }
 
-    async fn command_or_gone(&mut self, takes_more: bool) -> Result<Command<Bytes>, Close> {
+    fn take_streamed(&self, stream: &mut Stream, command: Command<Bytes>) {
+        self.client.note(command.spec().id);
+        if self.denies(&command) {
+            stream.deferred = Some(command);
+        } else {
+            stream.take(command, self.checks_here());
+        }
+    }
+
+    async fn request_or_gone(
+        &mut self,
+        takes_more: bool,
+    ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
         if takes_more {
-            self.read_command(false).await
+            self.read_request(false).await
         } else {
             Err(self.gone().await)
         }

@@ -208,13 +208,70 @@ fn a_client_that_hangs_up_is_not_waited_for_any_more() {
         client.send("BLPOP q 0").await;
         settle().await;
         assert_eq!(world.a.blocked(), 1);
+        let mut producer = world.client();
+        assert_eq!(producer.ask("GET x").await, "nil");
         let open = world.a.open();
         drop(client);
         settle().await;
         assert_eq!(world.a.blocked(), 0);
-        assert_eq!(world.a.open(), open - 1, "its lease is closed");
-        world.a.run("RPUSH q x");
-        assert_eq!(world.client().ask("LPOP q").await, "x");
+        assert_eq!(
+            world.a.open(),
+            open,
+            "the node has let it go, and its lease serves others"
+        );
+        assert_eq!(producer.ask("RPUSH q x; LPOP q").await, ":1 x");
+        let connection_of = |line| world.a.received(line)[0].connection;
+        assert_eq!(
+            connection_of("CLIENT UNBLOCK"),
+            connection_of("RPUSH"),
+            "in front of what is pushed behind it"
+        );
+    });
+}
+
+#[test]
+fn a_node_that_lets_nobody_unblock_learns_it_by_the_end_of_the_connection() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.once("CLIENT UNBLOCK", Fault::Answer("-NOPERM no\r\n"));
+        let open = world.a.open();
+        drop(client);
+        settle().await;
+        assert_eq!(world.a.open(), open, "one for its word, and none for its lease");
+        assert_eq!(world.a.blocked(), 0);
+    });
+}
+
+#[test]
+fn a_client_that_hangs_up_behind_much_input_is_not_waited_for_any_more() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        client.send_bytes(&[b'x'; 300 << 10]).await;
+        settle().await;
+        assert_eq!(world.a.blocked(), 1);
+        drop(client);
+        settle().await;
+        assert_eq!(world.a.blocked(), 0);
+    });
+}
+
+#[test]
+fn a_blocked_client_may_not_send_without_end() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("BLPOP q 0").await;
+        settle().await;
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..32 {
+            client.send_bytes(&piece).await;
+        }
+        client.is_closed().await;
+        settle().await;
+        assert_eq!(world.a.blocked(), 0);
     });
 }
 

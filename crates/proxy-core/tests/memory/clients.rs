@@ -264,6 +264,18 @@ fn a_pause_sends_what_may_be_postponed_over_leases() {
             assert_eq!(client.ask("CLIENT UNPAUSE").await, "+OK");
             assert_eq!(other.ask("SET a 4").await, "+OK");
             assert_eq!(
+                client.ask("CLIENT PAUSE 10000 WRITE; CLIENT PAUSE 1").await,
+                "+OK +OK"
+            );
+            settle().await;
+            assert_eq!(other.ask("GET a").await, "4");
+            let reads = world.a.received("GET a");
+            assert_ne!(
+                reads[0].connection, reads[1].connection,
+                "a pause ends no earlier for another, and postpones no less"
+            );
+            assert_eq!(client.ask("CLIENT UNPAUSE").await, "+OK");
+            assert_eq!(
                 client.ask("CLIENT PAUSE nonsense").await,
                 "-ERR timeout is not an integer or out of range"
             );

@@ -427,13 +427,26 @@ fn hanging_up(stage: &Stage, node: &Node) -> Result<()> {
                 Ok(())
             })
     };
-    for _ in 0..5 {
+    let much = "x".repeat(300 << 10);
+    for round in 0..9 {
         let mut leaver = stage.client()?;
+        // What it has not read makes its end a reset.
+        if round % 3 == 1 {
+            leaver.send(&["PING"])?;
+        }
         leaver.send(&["BLPOP", "left", "0"])?;
         is_blocked("1")?;
+        if round % 3 == 2 {
+            leaver.send(&["SET", "left", &much])?;
+        }
         drop(leaver);
         is_blocked("0")?;
     }
+    let unblocked = node.info("cmdstat_client|unblock")?;
+    ensure!(
+        unblocked.starts_with("calls=9,"),
+        "the node was told: {unblocked}"
+    );
     let mut client = stage.client()?;
     counts(&mut client, "RPUSH left element", 1)?;
     says(&mut client, "LPOP left", "element")

@@ -9,8 +9,9 @@ use sentinel_watcher::Suspicion;
 use super::stay::{Call, HeldLease, Stay};
 use crate::backend::Backend;
 use crate::backend::conn::Arrival;
-use crate::backend::lease::LeaseError;
+use crate::backend::lease::{Clean, LeaseError};
 use crate::client::Shape;
+use crate::client::face::Blocked;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason, Outcome};
@@ -244,7 +245,13 @@ impl Session {
             let arrival = tokio::select! {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
-                close = self.gone_or_broken(waits) => return Err(close),
+                close = self.gone_or_broken(waits) => {
+                    // A drain that has run out waits for nobody.
+                    if call.unblocks && close.0 != CloseReason::Drain {
+                        self.cancel(stay, &close).await;
+                    }
+                    return Err(close);
+                }
                 () = applied.changed() => {
                     self.follow_topology(stay, call).await?;
                     continue;
@@ -287,6 +294,28 @@ impl Session {
         }
     }
 
+    /// The blocked client is gone, and the node is told so in front of all that others push from here on: over their
+    /// connection. A node that does not hear it in time, or not from this user, learns it as the lease closes.
+    async fn cancel(&mut self, stay: &mut Stay, close: &Close) {
+        let Some(Blocked { backend, id }) = stay.blocked() else {
+            return;
+        };
+        let Some(HeldLease { mut lease, .. }) = stay.held.take() else {
+            return;
+        };
+        self.client.break_off(close.0);
+        let timeout = self.door.worker.settings.get().node_timeout;
+        let cancelled = async {
+            backend.cancel(id, self.id).await?;
+            let (_, reply) = lease.conn().reply().await.ok()?;
+            (refusal(&reply) == Some(Refusal::Unblocked)).then_some(())
+        };
+        let cancelled = tokio::time::timeout(timeout, cancelled).await;
+        if let (Ok(Some(())), Some(clean)) = (cancelled, Clean::prove(&stay.state)) {
+            lease.release(clean);
+        }
+    }
+
     /// The lease is lost, with a command sent on it.
     fn lost(stay: &mut Stay, call: &Call) -> Attempt {
         stay.lose();
@@ -301,7 +330,7 @@ impl Session {
     /// A blocked client that hangs up is gone; one that only half-closes behind other commands gets its answers.
     async fn gone_or_broken(&mut self, blocks: bool) -> Close {
         if blocks {
-            self.gone().await
+            self.gone_while_blocked().await
         } else {
             self.broken().await
         }

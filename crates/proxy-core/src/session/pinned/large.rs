@@ -117,7 +117,7 @@ impl Session {
                 self.client.reply(&Error::CutShort(&link.node.address).reply());
                 Ok(())
             }
-            Passed::Malformed(error) => self.malformed(error).await,
+            Passed::Malformed(error) => Err(self.malformed(error).await),
         }
     }
 
@@ -170,7 +170,7 @@ impl Session {
     async fn skip(&mut self, way: &mut Way) -> Result<(), Close> {
         way.waiting = BytesMut::new();
         match poll_fn(|cx| self.poll_pass(cx, None, way)).await? {
-            Passed::Malformed(error) => self.malformed(error).await,
+            Passed::Malformed(error) => Err(self.malformed(error).await),
             Passed::Whole | Passed::Answered(_) | Passed::Lost => Ok(()),
         }
     }

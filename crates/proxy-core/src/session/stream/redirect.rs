@@ -1,11 +1,14 @@
 //! CLIENT TRACKING … REDIRECT: a client names another of this proxy's clients, and the node is told which of its
 //! connections that one streams on.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, write};
+use tokio::time::Instant;
 
 use crate::backend::NodeKey;
-use crate::door::Streams;
+use crate::door::{Door, Streams};
 
 /// Another client, and its connection to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,9 @@ pub(super) struct Redirect {
     client: i64,
     connection: i64,
 }
+
+/// How long a client that is named may be busy with other things: blocked, or in a transaction.
+const SUMMON_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// No connection of any node: what the node says of a client that is not there.
 const NOBODY: i64 = i64::MAX;
@@ -22,6 +28,22 @@ const BROKEN: &[u8] = b">2\r\n$21\r\ntracking-redir-broken\r\n:";
 
 /// In front of a connection's number in CLIENT TRACKINGINFO.
 const REDIRECT: &[u8] = b"$8\r\nredirect\r\n:";
+
+/// Has the client that is about to be named take a connection of its own, if it has none and is there at all.
+pub(super) async fn summon(client: i64, door: &Door, node: &NodeKey) {
+    let Ok(client) = u64::try_from(client) else { return };
+    if door.streams.find(client, node).is_some() {
+        return;
+    }
+    let upstream = door.fleet.upstream();
+    if !door.worker.roster.summon(upstream, client).await {
+        return;
+    }
+    let until = Instant::now() + SUMMON_TIMEOUT;
+    while door.streams.find(client, node).is_none() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 /// The client that CLIENT TRACKING sends invalidations to, where it names one.
 pub(super) fn target(command: &Command<Bytes>) -> Option<i64> {

@@ -45,7 +45,7 @@ impl Session {
                 },
             }
         }
-        self.farewell(CloseReason::Node).await
+        Err(self.farewell(CloseReason::Node).await)
     }
 
     async fn up(&mut self, lease: &mut Lease, bytes: &[u8]) -> Result<(), Close> {

@@ -41,6 +41,11 @@ impl Standing {
         }
     }
 
+    /// The session keeps its connection, whatever comes.
+    pub(super) fn last(&mut self) {
+        self.lasting = true;
+    }
+
     /// Nothing stands.
     pub(super) fn is_empty(&self) -> bool {
         self.orders.is_empty() && !self.lasting
@@ -68,6 +73,7 @@ impl Standing {
     /// It could not be given again.
     pub(super) fn forget_order(&mut self, order: &Bytes) {
         self.orders.retain(|(_, known)| known != order);
+        self.count();
     }
 
     fn has(&self, wanted: &str) -> bool {
@@ -86,6 +92,10 @@ impl Standing {
 
     fn forget(&mut self, wanted: &str) {
         self.orders.retain(|(name, _)| *name != wanted);
+        self.count();
+    }
+
+    fn count(&mut self) {
         self.bytes = self.orders.iter().map(|(_, order)| order.len()).sum();
     }
 }

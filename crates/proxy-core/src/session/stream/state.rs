@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
-use resp_codec::{Class, Command, ReplyKind};
+use resp_codec::{Class, Command, ReplyKind, RequestError};
 use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
@@ -38,6 +38,8 @@ pub(super) struct Stream {
     pub(super) outbox: VecDeque<Pending>,
     /// Seen to by the session itself, once nothing is pending.
     pub(super) deferred: Option<Command<Bytes>>,
+    /// The client broke the protocol: the last that it is answered, and it is told so behind all else.
+    pub(super) malformed: Option<RequestError>,
     /// The command in front of `outbox` waits for a primary, until then.
     pub(super) held: Option<(Held, Instant)>,
     /// Where the node was told to send invalidations.
@@ -90,6 +92,7 @@ impl Stream {
             pending: VecDeque::new(),
             outbox: VecDeque::new(),
             deferred: None,
+            malformed: None,
             held: None,
             redirect: None,
             instead: None,
@@ -127,6 +130,11 @@ impl Stream {
         (refused || self.transaction.is_open()) && !matches!(command.spec().name, "quit" | "reset")
     }
 
+    /// The session is to see to something itself, once it is caught up.
+    pub(super) fn has_own_affairs(&self) -> bool {
+        self.deferred.is_some() || self.malformed.is_some()
+    }
+
     /// What waits to be sent.
     pub(super) fn unsent(&self) -> impl Iterator<Item = &Command<Bytes>> {
         self.outbox.iter().map(|pending| &pending.command)
@@ -148,12 +156,14 @@ impl Stream {
         door: &Door,
         node: &NodeKey,
     ) -> io::Result<()> {
-        let may_leave = |next: &mut Pending| {
+        let may_leave = |next: &Pending| {
             door.fleet.is_serving() || next.fate != Fate::Unsent || !may_write(&next.command)
         };
-        while self.instead.is_none()
-            && let Some(mut next) = self.outbox.pop_front_if(may_leave)
-        {
+        while self.instead.is_none() && self.outbox.front().is_some_and(may_leave) {
+            if let Some(client) = self.next().and_then(redirect::target) {
+                redirect::summon(client, door, node).await;
+            }
+            let mut next = self.outbox.pop_front().expect("just seen");
             if next.fate != Fate::Unsent {
                 self.pending.push_back(next);
                 continue;
@@ -350,9 +360,13 @@ impl Stream {
             && self.standing.is_empty()
             && self.transaction.is_idle()
             && self.executing.is_empty()
-            && self.pending.is_empty()
-            && self.outbox.is_empty()
-            && self.deferred.is_none()
+            && self.is_caught_up()
+            && !self.has_own_affairs()
+    }
+
+    /// All that was taken is answered, but for what is deferred.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.pending.is_empty() && self.outbox.is_empty()
     }
 
     pub(super) fn state(&self) -> LeaseState {

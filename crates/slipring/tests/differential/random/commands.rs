@@ -214,6 +214,11 @@ impl Speaker {
                 commands.extend((0..chance.below(3)).map(|_| written(chance, DATA)));
                 self.over = true;
             }
+            4 => {
+                let broken: [&[u8]; 4] = [b"*x\r\n", b"*1\r\n:1\r\n", b"*1\r\n$-1\r\n", b"GET 'k\r\n"];
+                commands.push(chance.pick(&broken).to_vec());
+                self.over = true;
+            }
             _ => {}
         }
         commands
