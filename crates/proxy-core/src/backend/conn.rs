@@ -12,7 +12,7 @@ use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::backend::profile::{self, Profile};
+use crate::backend::profile::{self, OWN_PING, Profile};
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, NodeCells, Side};
 
@@ -234,6 +234,23 @@ impl Conn {
             }
         }
         Ok(self.input.split().freeze())
+    }
+
+    /// Waits for a word of the node. Until then nobody may be there: the kernel takes connections for a process that is
+    /// dying, or frozen, and what is sent there is lost or executed who knows when.
+    ///
+    /// # Errors
+    /// The connection is gone, or the node has no place for it.
+    pub(crate) async fn hear(&mut self) -> Result<(), ConnectError> {
+        let mut order = BytesMut::new();
+        write::command(&mut order, &[OWN_PING.as_bytes()]);
+        self.send(&order).await?;
+        let (_, reply) = self.reply().await?;
+        if reply.starts_with(b"-ERR max") || reply.starts_with(b"-DENIED") {
+            return Err(ConnectError::Refused(reply));
+        }
+        // Any other error is a sign of life: LOADING, BUSY, NOAUTH.
+        Ok(())
     }
 
     /// Asks the node for this connection's CLIENT ID.

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::backend::Link;
-use crate::backend::conn::ConnectError;
+use crate::backend::conn::{Conn, ConnectError};
 use crate::backend::profile::Profile;
 use crate::client::{Before, Shape, Ticket};
 use crate::error::{Error, Sent, may_resend};
@@ -208,7 +208,7 @@ impl Mux {
     }
 
     async fn run(self: Rc<Self>, profile: Profile) {
-        let (mut io, _counted) = match self.link.connect(&profile, ConnectionKind::Mux).await {
+        let (mut io, _counted) = match self.connect(&profile).await {
             Ok(conn) => conn.into_parts(),
             Err(error) => return self.refuse(&error, &profile),
         };
@@ -231,6 +231,15 @@ impl Mux {
             {
                 self.link.revoke(&profile, &reply);
             }
+        }
+    }
+
+    /// A connection to a node that answers: what it would not have taken in is not sent.
+    async fn connect(&self, profile: &Profile) -> Result<Conn, ConnectError> {
+        let mut conn = self.link.connect(profile, ConnectionKind::Mux).await?;
+        match tokio::time::timeout(self.link.settings.connect_timeout, conn.hear()).await {
+            Ok(heard) => heard.map(|()| conn),
+            Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
         }
     }
 

@@ -60,8 +60,9 @@ pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
     }
 }
 
-/// How slipring itself spells SELECT: in what MONITOR tells, it is known by that.
+/// How slipring itself spells what makes a connection ready: in what MONITOR tells, it is known by that.
 pub(crate) const OWN_SELECT: &str = "Select";
+pub(crate) const OWN_PING: &str = "PinG";
 
 /// Writes the SELECT command of a connection that is made ready.
 pub(crate) fn select(out: &mut BytesMut, db: u32) {

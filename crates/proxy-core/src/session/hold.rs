@@ -216,8 +216,9 @@ impl Session {
     /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
     /// that was lost there tries another.
     fn plan_returned(&self, command: &Returned, round: u64) -> Plan {
-        let elsewhere = is_refused(command) || command.shape.resends > 0;
-        self.plan_of(command.shape, elsewhere, round)
+        let lost = command.shape.resends > 0;
+        let round = round + u64::from(lost);
+        self.plan_of(command.shape, lost || is_refused(command), round)
     }
 
     fn plan_of(&self, shape: Shape, elsewhere: bool, round: u64) -> Plan {

@@ -31,6 +31,25 @@ fn a_write_that_was_sent_is_an_unknown_outcome() {
     }
 }
 
+/// Dying or frozen: its kernel takes connections, and nobody reads what is sent there.
+#[test]
+fn a_node_that_says_nothing_is_sent_nothing() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("INCR n").await, ":1");
+        world.a.freeze();
+        world.a.cut();
+        client.send("INCR n; GET n").await;
+        settle().await;
+        world.switch();
+        assert_eq!(client.replies(2).await, ":2 2");
+        world.a.thaw();
+        settle().await;
+        assert_eq!(world.a.received("INCR n").len(), 1);
+        assert_eq!(world.metric("slipring_unknown_outcomes_total", ""), 0.0);
+    });
+}
+
 #[test]
 fn each_write_behind_a_lost_one_is_unknown_too_if_it_was_sent() {
     run(async |world| {

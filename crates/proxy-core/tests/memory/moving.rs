@@ -228,7 +228,7 @@ fn a_held_command_leaves_behind_what_came_back() {
         let order: Vec<_> = order
             .iter()
             .map(String::as_str)
-            .filter(|text| *text != "PING")
+            .filter(|text| !text.eq_ignore_ascii_case("PING"))
             .collect();
         assert_eq!(order, ["GET x", "SET x new", "GET x"]);
     });

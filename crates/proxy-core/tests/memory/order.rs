@@ -142,6 +142,8 @@ fn what_is_forwarded_is_byte_for_byte_what_came() {
             b"subscribe s\r\n",
             b"unsubscribe\r\n",
         ];
+        // The shared connection has asked whether anybody is there.
+        client.ask("GET a").await;
         let before = world.a.frames().len();
         for frame in frames {
             client.send_bytes(frame).await;

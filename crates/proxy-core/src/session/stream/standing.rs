@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use resp_codec::Command;
 
-use crate::backend::profile::OWN_SELECT;
+use crate::backend::profile::{OWN_PING, OWN_SELECT};
 use crate::limits;
 
 /// MONITOR, CLIENT TRACKING and the like.
@@ -122,14 +122,15 @@ pub(super) fn is_monitors(frame: &[u8]) -> bool {
             .is_some_and(|rest| rest.starts_with(b" ["))
 }
 
-/// MONITOR tells of a SELECT by which slipring makes a connection ready: no client has sent that.
+/// MONITOR tells of what makes a connection of slipring's ready: no client has sent that.
 pub(super) fn is_our_own(frame: &[u8]) -> bool {
     let end_of_address = b"] \"";
     let mut rests = frame.windows(end_of_address.len()).zip(end_of_address.len()..);
     let command = rests
         .find(|(here, _)| here == end_of_address)
         .and_then(|(_, at)| frame.get(at..));
-    is_monitors(frame) && command.is_some_and(|command| command.starts_with(OWN_SELECT.as_bytes()))
+    let ours = |command: &[u8]| [OWN_SELECT, OWN_PING].iter().any(|own| command.starts_with(own.as_bytes()));
+    is_monitors(frame) && command.is_some_and(ours)
 }
 
 #[cfg(test)]
@@ -211,6 +212,7 @@ mod tests {
         for (line, ours) in [
             ("+1.2 [9 127.0.0.1:1] \"Select\" \"9\"\r\n", true),
             ("+1.2 [9 [::1]:1] \"Select\" \"9\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"PinG\"\r\n", true),
             ("+1.2 [9 127.0.0.1:1] \"select\" \"9\"\r\n", false),
             ("+1.2 [9 lua] \"set\" \"Select\"\r\n", false),
             ("+1.2 [9 127.0.0.1:1] \"set\" \"] \\\"Select\"\r\n", false),
