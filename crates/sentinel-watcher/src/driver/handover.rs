@@ -188,31 +188,21 @@ impl Conductor {
         sentinel: &HostPort,
         done: &mut Done,
     ) -> Result<(), Reason> {
-        let own = shard.replicas.iter().find(|replica| replica.address == *to);
-        let own = own.map_or(0, |replica| replica.priority);
-        let rivals = shard.replicas.iter().filter(|replica| replica.address != *to);
-        let rivals: Vec<_> = rivals
-            .filter(|rival| rival.priority != 0 && rival.priority <= own)
-            .map(|rival| rival.address.clone())
-            .collect();
-        for rival in &rivals {
-            let node = &mut Node::dial(self, rival).await?;
-            let before = node.tell(&[b"CONFIG", b"GET", b"replica-priority"]).await?;
-            let before = before.as_array().and_then(|pair| pair.get(1)?.as_str());
-            let before = before
-                .ok_or_else(|| format!("{rival} does not tell its replica-priority"))?
-                .to_owned();
-            done.priorities.push((rival.clone(), before));
-            let worse = own.saturating_add(1).to_string();
-            node.tell(&[b"CONFIG", b"SET", b"replica-priority", worse.as_bytes()])
+        let own = self.priority(to).await?;
+        let others = shard.replicas.iter().filter(|replica| replica.address != *to);
+        let others: Vec<_> = others.map(|replica| replica.address.clone()).collect();
+        for rival in &others {
+            let before = self.priority(rival).await?;
+            if before == 0 || before > own {
+                continue;
+            }
+            done.priorities.push((rival.clone(), before.to_string()));
+            self.set_priority(rival, &own.saturating_add(1).to_string())
                 .await?;
         }
-        if rivals.is_empty() {
-            return Ok(());
-        }
-        // A sentinel learns of it at its next INFO, within ten seconds.
+        // A sentinel learns of it, and of what was changed before, at its next INFO, within ten seconds.
         let deadline = Instant::now() + limits::HANDOVER_PRIORITIES;
-        while !self.sees_worse(sentinel, &rivals, own).await? {
+        while !self.prefers(sentinel, to, own, &others).await? {
             if Instant::now() >= deadline {
                 return Err(format!(
                     "sentinel {sentinel} does not take notice of the replicas' priorities"
@@ -223,21 +213,38 @@ impl Conductor {
         Ok(())
     }
 
-    async fn sees_worse(&self, sentinel: &HostPort, rivals: &[HostPort], own: u32) -> Result<bool, Reason> {
+    /// The node's own word: what sentinels say may be ten seconds old.
+    async fn priority(&self, node: &HostPort) -> Result<u32, Reason> {
+        let mut asked = Node::dial(self, node).await?;
+        let answer = asked.tell(&[b"CONFIG", b"GET", b"replica-priority"]).await?;
+        let pair = answer.as_array();
+        let priority = pair.and_then(|pair| pair.get(1)?.as_str()?.parse().ok());
+        priority.ok_or_else(|| format!("{node} does not tell its replica-priority"))
+    }
+
+    /// Whether the sentinel knows that `to` has the priority `own`, and all others a worse one.
+    async fn prefers(
+        &self,
+        sentinel: &HostPort,
+        to: &HostPort,
+        own: u32,
+        others: &[HostPort],
+    ) -> Result<bool, Reason> {
         let replicas = self
             .ask_sentinel(sentinel, &[b"SENTINEL", b"REPLICAS", self.master.as_bytes()])
             .await?;
-        let sees = |replica: &Value| {
+        let fits = |replica: &Value| {
             let port = u16::try_from(replica.get("port")?.as_int()?).ok()?;
             let address = self
                 .address_map
                 .reach(HostPort::new(replica.get("ip")?.as_str()?, port));
-            let priority = replica.get("slave-priority")?.as_int()?;
-            Some(!rivals.contains(&address) || priority > i64::from(own))
+            let priority = u32::try_from(replica.get("slave-priority")?.as_int()?).ok()?;
+            let worse = priority == 0 || priority > own || !others.contains(&address);
+            Some(if address == *to { priority == own } else { worse })
         };
         Ok(replicas
             .as_array()
-            .is_some_and(|all| all.iter().all(|one| sees(one) == Some(true))))
+            .is_some_and(|all| all.iter().all(|one| fits(one) == Some(true))))
     }
 
     /// Makes our clients' writes wait, and waits for those under way.
