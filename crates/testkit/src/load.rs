@@ -24,7 +24,7 @@ use crate::client::Client;
 use crate::servers::Login;
 
 pub use journal::{Kind, Operation, Outcome};
-pub use verify::{History, Phase, Verdict};
+pub use verify::{History, Hold, Phase, Verdict};
 
 use journal::Journal;
 use worker::{Role, Worker};

@@ -4,13 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::load::Hold;
 use crate::netns::Place;
 use crate::port::Port;
 use crate::process::{Process, scratch};
@@ -248,6 +249,26 @@ impl Proxy {
     /// When there is no whole answer within a second.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         get(self.admin_address(), path)
+    }
+
+    /// Each time that commands of the first master waited, as /failovers tells of it.
+    ///
+    /// # Errors
+    /// When that is not served, or makes no sense.
+    pub fn holds(&self) -> Result<Vec<Hold>> {
+        let (_, page) = self.get("/failovers")?;
+        let page: serde_json::Value = serde_json::from_str(&page)?;
+        let records = page["masters"][0]["failovers"].as_array();
+        let (here, now) = (Instant::now(), SystemTime::now());
+        let hold = |record: &serde_json::Value| {
+            let began = UNIX_EPOCH + Duration::from_millis(record["began_unix_ms"].as_u64()?);
+            let began = here - now.duration_since(began).ok()?;
+            let ended = record["promoted_ms"].as_u64().or(record["ended_ms"].as_u64());
+            let ended = ended.map(|after| began + Duration::from_millis(after));
+            Some(Hold { began, ended })
+        };
+        let holds = records.context("no list")?.iter().map(hold);
+        holds.collect::<Option<_>>().with_context(|| format!("{page:#}"))
     }
 
     /// The page of metrics.

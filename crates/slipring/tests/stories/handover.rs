@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::load::Outcome;
 use testkit::{Client, Cluster, Flavor, Load, Node, Proxy, on_each_server};
 
-use super::support::{ask, before, breakable, outward, refuses, says, slipring, told_failover, words};
+use super::support::{ask, before, outward, refuses, says, slipring, steady, told_failover, words};
 
 on_each_server! {
     /// Clients of this slipring, clients of another one, and writers who go around both: each acknowledged write is kept.
     fn nothing_is_lost_by_anybody(flavor: Flavor) -> Result<()> {
-        let cluster = breakable(flavor)?;
+        let cluster = steady(flavor).start()?;
         let (proxy, other) = (before(&cluster)?, before(&cluster)?);
         let old = cluster.primary()?;
         let loads = [("one", proxy.address()), ("two", other.address())];
@@ -51,7 +51,7 @@ on_each_server! {
 
     /// TO names the replica; priorities are as before afterwards.
     fn the_operator_chooses(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(2)).brisk().start()?;
+        let cluster = steady(flavor).brisk().start()?;
         let proxy = before(&cluster)?;
         let load = Load::builder(proxy.address()).clients(8).start()?;
         for turn in 0..2 {
@@ -75,7 +75,7 @@ on_each_server! {
 
     /// At whatever step it fails, writes flow again, everybody's, and nothing remains of it.
     fn what_fails_is_undone(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(20)).brisk().start()?;
+        let cluster = steady(flavor).brisk().start()?;
         let proxy = before(&cluster)?;
         let primary = cluster.primary()?;
         let replicas = cluster.shard().replicas();

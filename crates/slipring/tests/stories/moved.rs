@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use testkit::{Client, Cluster, Flavor, on_each_server};
 
-use super::support::{PATIENCE, ask, before, breakable, counts, refuses, says};
+use super::support::{PATIENCE, ask, before, counts, refuses, says, steady};
 
 /// All that a scan finds from `cursor` on, and the cursor after so many steps.
 fn scan(
@@ -45,7 +45,7 @@ fn loaded(client: &mut Client, text: &str) -> Result<String> {
 
 on_each_server! {
     fn scripts_and_scans_survive_a_move(flavor: Flavor) -> Result<()> {
-        let cluster = breakable(flavor)?;
+        let cluster = steady(flavor).start()?;
         let proxy = before(&cluster)?;
         let mut client = proxy.client()?;
 

@@ -7,8 +7,14 @@ use anyhow::{Result, ensure};
 use testkit::scenario::{Lab, Scenario};
 use testkit::{Flavor, Login, on_each_server};
 
-/// Beside other tests: with less, a sentinel that is not let run calls the new primary down at once.
-const DOWN_AFTER: Duration = Duration::from_secs(2);
+/// How long a node may be silent, beside other tests: with less, a sentinel that is not let run calls the new primary down
+/// at once. Where nobody is to be found out, a stalled machine is not to make anybody fail over.
+const fn down_after(scenario: Scenario) -> Duration {
+    match scenario {
+        Scenario::Kill | Scenario::Freeze | Scenario::Partition => Duration::from_secs(2),
+        _ => Duration::from_secs(20),
+    }
+}
 
 fn kept(scenario: Scenario, flavor: Flavor, login: Option<Login>) -> Result<()> {
     if !scenario.runs_here()? {
@@ -19,7 +25,7 @@ fn kept(scenario: Scenario, flavor: Flavor, login: Option<Login>) -> Result<()> 
         program: PathBuf::from(env!("CARGO_BIN_EXE_slipring")),
         flavor,
         login,
-        down_after: DOWN_AFTER,
+        down_after: down_after(scenario),
     };
     let told = scenario.play(&lab)?;
     eprintln!("{flavor}\n{}\n{told}", testkit::scenario::head());

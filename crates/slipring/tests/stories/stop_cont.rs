@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use testkit::load::Outcome;
-use testkit::{Cluster, Flavor, Load, on_each_server};
+use testkit::{Flavor, Load, on_each_server};
 
-use super::support::{PATIENCE, before, breakable, delivered_once, writes_executed};
+use super::support::{PATIENCE, before, breakable, delivered_once, kept, steady, writes_executed};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
     /// Frozen for less than Sentinel minds: everything waits, and nothing else happens.
     fn a_short_freeze_is_a_pause(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).down_after(Duration::from_secs(8)).start()?;
+        let cluster = steady(flavor).start()?;
         let proxy = before(&cluster)?;
         let primary = cluster.primary()?;
         let load = Load::builder(proxy.address()).start()?;
@@ -70,15 +70,14 @@ on_each_server! {
 
         let last = cluster.primary()?;
         let verdict = history.verify(&mut last.client()?)?;
-        ensure!(verdict.doubled.is_empty() && verdict.contradicted.is_empty(), "{verdict:?}");
-        ensure!(verdict.torn.is_empty(), "{verdict:?}");
+        kept(&history, &verdict, &proxy.holds()?)?;
         for lost in verdict.lost.iter().map(|&index| &history.operations[index]) {
             moved.must_have_taken(lost)?;
         }
         delivered_once(&history, &verdict, moved)?;
         transactions.finish(last, moved)?;
         let all = history.phase(&verdict, history.started, history.ended);
-        ensure!(all.errors.is_empty() && all.dropped == 0 && all.stale <= verdict.lost.len(), "{all:?}");
+        ensure!(all.errors.is_empty() && all.dropped == 0, "{all:?}");
         ensure!(all.unknown_count() > 0, "nothing was under way: it proves nothing");
         for operation in history.operations.iter().filter(|one| matches!(one.outcome, Outcome::Unknown(_))) {
             ensure!(operation.sent <= at, "in doubt although sent after the promotion: {operation:?}");
@@ -89,7 +88,7 @@ on_each_server! {
         }
         let back = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: {} unknown, back {back:?} after the promotion", all.unknown_count());
-        ensure!(back.is_some_and(|back| back < Duration::from_secs(1)), "back after {back:?}");
+        ensure!(back.is_some_and(|back| back < Duration::from_secs(5)), "back after {back:?}");
         Ok(())
     }
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use testkit::client::{Cause, encode};
-use testkit::load::{History, Kind, Outcome, Verdict};
+use testkit::load::{History, Hold, Kind, Outcome, Verdict};
 use testkit::proxy::ProxyBuilder;
+use testkit::servers::ClusterBuilder;
 use testkit::{Client, Cluster, Flavor, Node, Proxy, Reply};
 
 use super::transactions::Move;
@@ -18,8 +19,8 @@ use super::transactions::Move;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Redis writes the replies of one turn of its loop before it writes to its replicas: a kill or a freeze in between
-/// takes with it what was acknowledged in that turn, whoever stands in front. So long may a turn be.
-pub(crate) const LAST_TURN: Duration = Duration::from_millis(50);
+/// takes with it what was acknowledged in that turn, whoever stands in front. So long may a turn be, on a busy machine.
+pub(crate) const LAST_TURN: Duration = Duration::from_secs(1);
 
 /// slipring, to be started.
 pub(crate) fn slipring() -> ProxyBuilder {
@@ -32,6 +33,11 @@ pub(crate) fn breakable(flavor: Flavor) -> Result<Cluster> {
     Cluster::builder(flavor)
         .down_after(Duration::from_secs(2))
         .start()
+}
+
+/// A cluster that fails over when it is told to, and that no stalled machine makes do so.
+pub(crate) fn steady(flavor: Flavor) -> ClusterBuilder {
+    Cluster::builder(flavor).down_after(Duration::from_secs(20))
 }
 
 /// slipring before this cluster, ready.
@@ -193,6 +199,18 @@ pub(crate) fn writes_executed(node: &Node) -> Result<u64> {
     let stats = command_stats(node)?;
     let writes = ["set", "rpush", "incr", "exec", "blpop", "lpop"];
     Ok(writes.iter().filter_map(|name| stats.get(*name)).sum())
+}
+
+/// All that the primary holds it holds once and whole; what it does not hold was acknowledged before commands waited, or
+/// was under way then.
+pub(crate) fn kept(history: &History, verdict: &Verdict, holds: &[Hold]) -> Result<()> {
+    let once = verdict.doubled.is_empty() && verdict.contradicted.is_empty() && verdict.torn.is_empty();
+    ensure!(once, "{verdict:?}");
+    let behind = history.lost_behind(verdict, holds);
+    ensure!(behind.is_empty(), "{verdict:?}: {behind:?} of {holds:?}");
+    let stale = history.stale_reads(verdict);
+    ensure!(stale == 0, "{stale} reads older than the client's own writes");
+    Ok(())
 }
 
 /// What BLPOP gave out, it gave out once; but for pops that the former primary took with it.

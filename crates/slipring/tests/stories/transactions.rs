@@ -30,8 +30,8 @@ pub(crate) struct Transactions {
 /// When a primary left, and when another came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Move {
-    /// It was killed or frozen between these two, perhaps between a reply and the same write's way to its replicas;
-    /// `None`: it was asked to leave.
+    /// It was killed, frozen or asked to leave between these two, perhaps between a reply and the same write's way to its
+    /// replicas; `None`: it stayed.
     pub(crate) broke: Option<[Instant; 2]>,
     /// The other one was promoted.
     pub(crate) promoted: Instant,
@@ -245,8 +245,9 @@ fn number_at(client: &mut Client, key: &str) -> Result<u64> {
 impl Move {
     /// What was acknowledged so may have gone with the broken primary, whoever stands before it.
     pub(crate) fn took(self, sent: Instant, done: Instant) -> bool {
-        self.broke
-            .is_some_and(|[from, to]| sent < to && done + LAST_TURN > from && done < self.promoted)
+        self.broke.is_some_and(|[from, to]| {
+            sent < to && done + LAST_TURN > from && done < self.promoted + LAST_TURN
+        })
     }
 }
 

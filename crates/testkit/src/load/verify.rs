@@ -38,6 +38,18 @@ pub struct Verdict {
     pub redelivered: BTreeSet<u64>,
 }
 
+/// One time that commands waited, as slipring tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold {
+    /// From here on.
+    pub began: Instant,
+    /// Until a primary served; `None`: none does yet.
+    pub ended: Option<Instant>,
+}
+
+/// On a busy machine it takes a while until every worker makes commands wait, and what was sent by then was under way.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
 /// A load between two moments.
 #[derive(Debug, Default)]
 pub struct Phase {
@@ -74,6 +86,16 @@ pub(super) fn key(name: &str, kind: Kind, client: usize) -> String {
 
 pub(super) fn queue_key(name: &str) -> String {
     format!("{name}:queue")
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// What was sent before the second moment, and answered behind the first, was under way when commands began to wait.
+    #[must_use]
+    pub fn under_way(&self) -> [Instant; 2] {
+        [self.began, self.began + UNDER_WAY]
+    }
 }
 
 // === impl History ===
@@ -193,6 +215,37 @@ impl History {
                     && !verdict.lost.contains(index)
             })
             .map(|(_, operation)| operation.done)
+    }
+
+    /// What is lost and must not be: a primary acknowledged it that was to be asked for nothing any more. It was sent when
+    /// commands waited already, and answered before the next primary served; or sent after the last hold of all.
+    #[must_use]
+    pub fn lost_behind(&self, verdict: &Verdict, holds: &[Hold]) -> Vec<&Operation> {
+        let last = holds.iter().map(|hold| hold.began).max();
+        let behind = |lost: &&Operation| {
+            let ended = |hold: &Hold| hold.ended.filter(|_| Some(hold.began) != last);
+            holds.is_empty()
+                || holds.iter().any(|hold| {
+                    lost.sent > hold.under_way()[1] && ended(hold).is_none_or(|ended| lost.done < ended)
+                })
+        };
+        let lost = verdict.lost.iter().map(|&index| &self.operations[index]);
+        lost.filter(behind).collect()
+    }
+
+    /// How many GETs gave something else than their client's own last SET, which is not lost.
+    #[must_use]
+    pub fn stale_reads(&self, verdict: &Verdict) -> usize {
+        let of_kind = |kind| move |one: &&Operation| one.kind == kind;
+        let lost = verdict.lost.iter().map(|&index| &self.operations[index]);
+        let lost: BTreeSet<_> = lost
+            .filter(of_kind(Kind::Set))
+            .map(|set| (set.client, set.id))
+            .collect();
+        let stale = self.operations.iter().filter(of_kind(Kind::Get));
+        stale
+            .filter(|get| get.outcome == Outcome::Stale && !lost.contains(&(get.client, get.id)))
+            .count()
     }
 
     /// The operations that ended from one moment to another, with their indices.
@@ -496,6 +549,46 @@ mod tests {
         history.compare_queue(&[0, 1, 2, 3], BTreeMap::from([(2, 1)]), &mut verdict);
         // 3 and 4 are nowhere; one of them may be what the open BLPOP took.
         assert_eq!((verdict.lost.len(), verdict.redelivered), (1, [1].into()));
+    }
+
+    #[test]
+    fn what_was_lost_behind_a_hold_is_told_apart() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let operation = |sent, done| Operation {
+            sent: at(sent),
+            done: at(done),
+            ..history(Kind::Set, &[(1, Outcome::Acknowledged)]).operations[0].clone()
+        };
+        let first = Hold {
+            began: at(1000),
+            ended: Some(at(2000)),
+        };
+        let second = Hold {
+            began: at(5000),
+            ended: Some(at(6000)),
+        };
+        for (sent, done, found) in [
+            (900, 950, 0),
+            // On its way when commands began to wait.
+            (1010, 1020, 0),
+            (1200, 1300, 1),
+            // It waited, and the next primary took it with itself.
+            (1200, 2100, 0),
+            (4000, 4100, 0),
+            (5200, 6100, 1),
+            (7000, 7001, 1),
+        ] {
+            let mut history = history(Kind::Set, &[]);
+            history.operations = vec![operation(sent, done)];
+            let verdict = Verdict {
+                lost: [0].into(),
+                ..Verdict::default()
+            };
+            let lost = history.lost_behind(&verdict, &[first, second]).len();
+            assert_eq!(lost, found, "{sent} {done}");
+            assert_eq!(history.lost_behind(&verdict, &[]).len(), 1);
+        }
     }
 
     #[test]

@@ -129,7 +129,11 @@ pub(super) fn is_our_own(frame: &[u8]) -> bool {
     let command = rests
         .find(|(here, _)| here == end_of_address)
         .and_then(|(_, at)| frame.get(at..));
-    let ours = |command: &[u8]| [OWN_SELECT, OWN_PING].iter().any(|own| command.starts_with(own.as_bytes()));
+    let ours = |command: &[u8]| {
+        [OWN_SELECT, OWN_PING]
+            .iter()
+            .any(|own| command.starts_with(own.as_bytes()))
+    };
     is_monitors(frame) && command.is_some_and(ours)
 }
 
