@@ -237,7 +237,8 @@ impl Mux {
     /// A connection to a node that answers: what it would not have taken in is not sent.
     async fn connect(&self, profile: &Profile) -> Result<Conn, ConnectError> {
         let mut conn = self.link.connect(profile, ConnectionKind::Mux).await?;
-        match tokio::time::timeout(self.link.settings.connect_timeout, conn.hear()).await {
+        let patience = self.link.settings.get().connect_timeout;
+        match tokio::time::timeout(patience, conn.hear()).await {
             Ok(heard) => heard.map(|()| conn),
             Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
         }
