@@ -312,12 +312,12 @@ impl Backend {
         } else {
             b"2"
         };
-        self.ask_once(&self.hello, &[b"HELLO", version]).await
+        self.ask_once(&self.hello, &[b"Hello", version]).await
     }
 
     /// What the node prints of a connection under this Profile; asked once. Of interest are the names in it.
     pub(crate) async fn client_line(&self) -> Result<Bytes, ConnectError> {
-        self.ask_once(&self.client_line, &[b"CLIENT", b"INFO"]).await
+        self.ask_once(&self.client_line, &[b"Client", b"INFO"]).await
     }
 
     async fn ask_once(

@@ -12,7 +12,7 @@ use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::backend::profile::{self, OWN_PING, Profile};
+use crate::backend::profile::{self, Profile};
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, NodeCells, Side};
 
@@ -243,7 +243,7 @@ impl Conn {
     /// The connection is gone, or the node has no place for it.
     pub(crate) async fn hear(&mut self) -> Result<(), ConnectError> {
         let mut order = BytesMut::new();
-        write::command(&mut order, &[OWN_PING.as_bytes()]);
+        write::command(&mut order, &[b"Ping"]);
         self.send(&order).await?;
         let (_, reply) = self.reply().await?;
         if reply.starts_with(b"-ERR max") || reply.starts_with(b"-DENIED") {
@@ -255,7 +255,7 @@ impl Conn {
 
     /// Asks the node for this connection's CLIENT ID.
     pub(crate) async fn learn_id(&mut self) -> io::Result<()> {
-        self.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n").await?;
+        self.send(b"*2\r\n$6\r\nClient\r\n$2\r\nID\r\n").await?;
         let (_, reply) = self.reply().await?;
         let digits = reply
             .strip_prefix(b":")
@@ -270,7 +270,7 @@ impl Conn {
             return Ok(());
         }
         let mut order = BytesMut::new();
-        write::command(&mut order, &[b"CLIENT", b"SETNAME", &name]);
+        write::command(&mut order, &[b"Client", b"SETNAME", &name]);
         self.name = name;
         self.unheeded += 1;
         self.send(&order).await

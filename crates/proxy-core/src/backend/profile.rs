@@ -40,7 +40,7 @@ impl Profile {
             replies += 1;
         }
         if self.resp == Resp::Three {
-            write::command(&mut out, &[b"HELLO", b"3"]);
+            write::command(&mut out, &[b"Hello", b"3"]);
             replies += 1;
         }
         if self.db != 0 {
@@ -51,20 +51,25 @@ impl Profile {
     }
 }
 
-/// Writes the AUTH command of `credentials`.
-pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
+/// Writes the AUTH command of a connection that is made ready.
+fn auth(out: &mut BytesMut, credentials: &Credentials) {
     let password = credentials.password.reveal();
     match &credentials.username {
-        Some(username) => write::command(out, &[b"AUTH", username, password]),
-        None => write::command(out, &[b"AUTH", password]),
+        Some(username) => write::command(out, &[b"Auth", username, password]),
+        None => write::command(out, &[b"Auth", password]),
     }
 }
 
-/// How slipring itself spells what makes a connection ready: in what MONITOR tells, it is known by that.
-pub(crate) const OWN_SELECT: &str = "Select";
-pub(crate) const OWN_PING: &str = "PinG";
+/// How slipring itself spells what it makes connections ready with, and asks for signs of life: in what MONITOR tells,
+/// it is known by that.
+const OWN: [&str; 6] = ["Auth", "Hello", "Select", "Client", "Ping", "Role"];
+
+/// `word` is a command's name as slipring itself spells it.
+pub(crate) fn is_own_spelling(word: &[u8]) -> bool {
+    OWN.iter().any(|own| own.as_bytes() == word)
+}
 
 /// Writes the SELECT command of a connection that is made ready.
 pub(crate) fn select(out: &mut BytesMut, db: u32) {
-    write::command(out, &[OWN_SELECT.as_bytes(), db.to_string().as_bytes()]);
+    write::command(out, &[b"Select", db.to_string().as_bytes()]);
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::clients::{BAD_NAME, is_printable};
 use super::{Close, Session, shape_of};
 use crate::backend::conn::ConnectError;
-use crate::backend::profile::{Profile, Resp, auth};
+use crate::backend::profile::{Profile, Resp};
 use crate::error::Error;
 use crate::metrics::{CloseReason, Outcome};
 use crate::route::Plan;
@@ -129,9 +129,15 @@ impl Session {
             ClientAuth::Passthrough => {}
         }
         let mut question = BytesMut::from(&command.frame()[..]);
-        if command.spec().name != "auth" {
+        if let ("hello", Some(name)) = (command.spec().name, command.arg(0)) {
+            // In its own words, as MONITOR shows them, but for the name: the connection is nobody's.
+            let version = command.arg(1).unwrap_or_default();
+            let user = credentials.username.as_deref().unwrap_or(b"default");
             question.clear();
-            auth(&mut question, credentials);
+            write::command(
+                &mut question,
+                &[name, version, b"AUTH", user, credentials.password.reveal()],
+            );
         }
         let shape = shape_of(command);
         // Each proof is the node's own: nobody rides on what another client has proven.
@@ -143,7 +149,7 @@ impl Session {
             })
             .await?;
         Ok(answer.and_then(|reply| {
-            if !reply.starts_with(b"+") {
+            if reply.starts_with(b"-") {
                 return Err(reply);
             }
             self.change(Profile {

@@ -271,6 +271,11 @@ impl World {
     ) -> Vec<u8> {
         let mut servers = self.servers();
         let host = servers.hosts.get_mut(me).expect("it was dialled");
+        // As a command's name, it is the same in any spelling.
+        let mut args = args.to_vec();
+        args.first_mut()
+            .into_iter()
+            .for_each(|name| name.make_ascii_uppercase());
         let words: Vec<_> = args.iter().map(String::as_str).collect();
         if host.manner == Manner::Hang {
             return Vec::new();

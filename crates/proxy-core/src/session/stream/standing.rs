@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use resp_codec::Command;
 
-use crate::backend::profile::{OWN_PING, OWN_SELECT};
+use crate::backend::profile::is_own_spelling;
 use crate::limits;
 
 /// MONITOR, CLIENT TRACKING and the like.
@@ -122,19 +122,15 @@ pub(super) fn is_monitors(frame: &[u8]) -> bool {
             .is_some_and(|rest| rest.starts_with(b" ["))
 }
 
-/// MONITOR tells of what makes a connection of slipring's ready: no client has sent that.
+/// MONITOR tells of a command by which slipring makes a connection ready, or looks after a node: no client has sent it.
 pub(super) fn is_our_own(frame: &[u8]) -> bool {
     let end_of_address = b"] \"";
     let mut rests = frame.windows(end_of_address.len()).zip(end_of_address.len()..);
     let command = rests
         .find(|(here, _)| here == end_of_address)
         .and_then(|(_, at)| frame.get(at..));
-    let ours = |command: &[u8]| {
-        [OWN_SELECT, OWN_PING]
-            .iter()
-            .any(|own| command.starts_with(own.as_bytes()))
-    };
-    is_monitors(frame) && command.is_some_and(ours)
+    let word = command.and_then(|command| command.split(|byte| *byte == b'"').next());
+    is_monitors(frame) && word.is_some_and(is_own_spelling)
 }
 
 #[cfg(test)]
@@ -216,7 +212,9 @@ mod tests {
         for (line, ours) in [
             ("+1.2 [9 127.0.0.1:1] \"Select\" \"9\"\r\n", true),
             ("+1.2 [9 [::1]:1] \"Select\" \"9\"\r\n", true),
-            ("+1.2 [0 127.0.0.1:1] \"PinG\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"Auth\" \"(redacted)\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"Ping\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"Pinger\"\r\n", false),
             ("+1.2 [9 127.0.0.1:1] \"select\" \"9\"\r\n", false),
             ("+1.2 [9 lua] \"set\" \"Select\"\r\n", false),
             ("+1.2 [9 127.0.0.1:1] \"set\" \"] \\\"Select\"\r\n", false),
