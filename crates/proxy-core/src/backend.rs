@@ -218,7 +218,7 @@ impl Backend {
                 timeout: settings.connect_timeout,
                 node_cells: Arc::clone(&self.link.node_cells),
                 cells: Arc::clone(&self.link.cells),
-                asks_id: budget != Budget::Transaction,
+                budget,
             };
             Rc::new(LeasePool::new(
                 manager,
@@ -227,6 +227,22 @@ impl Backend {
             ))
         });
         Rc::clone(pool)
+    }
+
+    /// The shared connections finish what they have, and new ones take over.
+    pub(crate) fn retire(&self) {
+        self.muxes.borrow().iter().flatten().for_each(|mux| mux.retire());
+    }
+
+    /// How its connections stand, as `name=number`.
+    pub(crate) fn standing(&self) -> String {
+        let muxes = self.muxes.borrow();
+        let open = muxes.iter().flatten().filter(|mux| mux.is_open()).count();
+        let mut line = format!("shared={open} leaving={}", self.leaving.borrow().len());
+        for pool in self.pools.borrow().iter().flatten() {
+            line += &pool.standing();
+        }
+        line
     }
 
     /// Leases that are out close when they come back; the next ones are made by the settings of now.

@@ -16,7 +16,7 @@ use crate::backend::scripts::ScriptStore;
 use crate::demand::Demands;
 use crate::failover::Timeline;
 use crate::live::Live;
-use crate::metrics::{Cells, Gauge};
+use crate::metrics::{Cells, Gauge, Metrics};
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
@@ -38,6 +38,8 @@ pub(crate) struct Door {
 pub(crate) struct WorkerState {
     pub(crate) settings: Rc<Live>,
     pub(crate) cells: Arc<Cells>,
+    /// What all workers count.
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     /// What concerns the whole process.
     pub(crate) demands: Demands,

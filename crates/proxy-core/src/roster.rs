@@ -38,6 +38,10 @@ pub(crate) enum Message {
     Reload(Arc<Settings>, Arc<[ReadPolicy]>, mpsc::Sender<()>),
     /// Have this client of this master take a connection of its own. Is it there?
     Summon(usize, u64, mpsc::Sender<bool>),
+    /// How do the connections of this master's nodes stand? A line each.
+    Pools(usize, mpsc::Sender<Vec<String>>),
+    /// Make new connections to the nodes of this master.
+    Reconnect(usize, mpsc::Sender<()>),
     /// Unblock this one, if it is blocked.
     Unblock(Unblock, mpsc::Sender<bool>),
 }
@@ -142,6 +146,21 @@ impl Roster {
     pub(crate) async fn pause(&self, upstream: usize, pause: Option<Pause>) {
         self.gather(|answer| Message::Pause(upstream, pause, answer))
             .await;
+    }
+
+    /// How the connections to one master's nodes stand, over all workers.
+    pub(crate) async fn pools(&self, upstream: usize) -> Vec<String> {
+        let mut lines = self
+            .gather(|answer| Message::Pools(upstream, answer))
+            .await
+            .concat();
+        lines.sort();
+        lines
+    }
+
+    /// Makes new connections to one master's nodes. Every worker has begun when this ends.
+    pub(crate) async fn reconnect(&self, upstream: usize) {
+        self.gather(|answer| Message::Reconnect(upstream, answer)).await;
     }
 
     /// Gives every worker other settings. Each goes by them when this ends.

@@ -320,6 +320,7 @@ impl Running {
             settings: Rc::clone(&settings),
             cells: Arc::clone(&cells),
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
+            metrics: Arc::clone(&shared.metrics),
             demands: shared.demands.clone(),
             held_bytes: Arc::clone(&shared.held_bytes),
             hubs: Default::default(),
@@ -425,6 +426,15 @@ impl Running {
                     fleet.pause(pause).await;
                     let _ = answer.try_send(());
                 });
+            }
+            Message::Pools(upstream, answer) => {
+                let fleet = self.fleets.get(upstream).expect("one fleet an upstream");
+                let _ = answer.try_send(fleet.lines(self.number));
+            }
+            Message::Reconnect(upstream, answer) => {
+                let fleet = self.fleets.get(upstream).expect("one fleet an upstream");
+                fleet.reconnect();
+                let _ = answer.try_send(());
             }
             Message::Reload(settings, reads, answer) => {
                 self.reload(&settings, &reads);

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::backend::conn::ConnectError;
 use crate::backend::learned::Learned;
-use crate::backend::profile::Profile;
+use crate::backend::profile::{Profile, Resp};
 use crate::backend::scripts::{ScriptStore, Scripts};
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
@@ -272,6 +272,37 @@ impl Fleet {
         let drained = backends.iter().map(|backend| backend.drained());
         let drained = futures_util::future::join_all(drained);
         let _ = tokio::time::timeout(self.parts.settings.get().node_timeout, drained).await;
+    }
+
+    /// What PROXY SHOW POOLS prints, in the name of worker number `worker`.
+    pub(crate) fn lines(&self, worker: usize) -> Vec<String> {
+        let nodes = self.nodes.borrow();
+        let backends = nodes.iter().flat_map(|(key, node)| {
+            let backends = node.backends.iter();
+            backends.map(move |(profile, backend)| (key, profile, backend))
+        });
+        let line = |(key, profile, backend): (&NodeKey, &Profile, &Rc<Backend>)| {
+            let role = if key.term.is_some() { "primary" } else { "replica" };
+            format!(
+                "node={} role={role} user={} db={} resp={} worker={worker} {}",
+                key.address,
+                profile.user(),
+                profile.db,
+                if profile.resp == Resp::Three { 3 } else { 2 },
+                backend.standing()
+            )
+        };
+        backends.map(line).collect()
+    }
+
+    /// What is under way ends on the connections that there are, and everything else goes over new ones.
+    pub(crate) fn reconnect(&self) {
+        for node in self.nodes.borrow().values() {
+            for backend in node.backends.values().chain([&node.prover]) {
+                backend.retire();
+                backend.renew();
+            }
+        }
     }
 
     /// Fresh connections are made by the settings of now.

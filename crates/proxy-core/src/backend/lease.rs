@@ -53,9 +53,7 @@ pub(crate) struct NodeManager {
     pub(crate) timeout: Duration,
     pub(crate) node_cells: Arc<NodeCells>,
     pub(crate) cells: Arc<Cells>,
-    /// Its connections must know their CLIENT ID: a blocked command is unblocked by it, invalidations are redirected to
-    /// it.
-    pub(crate) asks_id: bool,
+    pub(crate) budget: Budget,
 }
 
 /// The pool of one budget.
@@ -107,6 +105,22 @@ impl LeasePool {
         self.0.close();
     }
 
+    /// How many are in use, idle and waited for.
+    pub(crate) fn standing(&self) -> String {
+        let status = self.0.status();
+        let kind = match self.0.manager().budget {
+            Budget::Blocking => "blocking",
+            Budget::Streaming => "streaming",
+            Budget::Transaction => "transaction",
+            Budget::Control => "control",
+        };
+        let used = status.size.saturating_sub(status.available);
+        format!(
+            " {kind}_used={used} {kind}_idle={} {kind}_waiting={}",
+            status.available, status.waiting
+        )
+    }
+
     /// It has no connection, and none is leased.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.status().size == 0
@@ -127,7 +141,8 @@ impl managed::Manager for NodeManager {
     async fn create(&self) -> Result<Conn, ConnectError> {
         let counted = Counted::new(&self.node_cells, &self.cells, ConnectionKind::Lease);
         let mut conn = Conn::open(&*self.dial, &self.node, &self.profile, self.timeout, counted).await?;
-        if self.asks_id {
+        // A blocked command is unblocked by its CLIENT ID, invalidations are redirected to it.
+        if self.budget != Budget::Transaction {
             tokio::time::timeout(self.timeout, conn.learn_id())
                 .await
                 .map_err(io::Error::from)??;

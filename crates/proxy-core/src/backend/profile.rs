@@ -1,5 +1,7 @@
 //! Who a session is towards a node. Two sessions may share a connection only if all of it is equal.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use resp_codec::write;
 use sentinel_watcher::Credentials;
@@ -26,6 +28,16 @@ pub(crate) struct Profile {
 }
 
 impl Profile {
+    /// The user's name, for operators.
+    pub(crate) fn user(&self) -> Cow<'_, str> {
+        match &self.credentials {
+            Some(credentials) => {
+                String::from_utf8_lossy(credentials.username.as_deref().unwrap_or(b"default"))
+            }
+            None => Cow::Borrowed("nobody"),
+        }
+    }
+
     /// The same, on another database.
     pub(crate) fn on(&self, db: u32) -> Self {
         Self { db, ..self.clone() }

@@ -237,7 +237,7 @@ impl Session {
     }
 
     /// The fields that the primary's own lines have; those of Redis 7.0 where this user may not ask for one.
-    async fn fields(&mut self) -> Result<Fields, Close> {
+    pub(super) async fn fields(&mut self) -> Result<Fields, Close> {
         let Some(backend) = self.door.fleet.primary(&self.profile) else {
             return Ok(Fields::default());
         };

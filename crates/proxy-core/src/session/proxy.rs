@@ -1,18 +1,22 @@
 //! PROXY: what operators ask and order over RESP. Replies are lists of lines, which redis-cli shows as they are.
 
-use std::time::{Duration, SystemTime};
+mod show;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, write};
-use sentinel_watcher::{Handover, HostPort, Phase};
+use sentinel_watcher::{Handover, HostPort};
 
 use super::{Close, Session};
 use crate::door::{Master, Origin};
-use crate::failover::FailoverRecord;
+use crate::roster::Filter;
 use crate::settings::ClientAuth;
 
 /// A line of HELP for each command. In square brackets what may be left out.
-const HELP: [(&str, &str); 10] = [
+const HELP: [(&str, &str); 15] = [
     (
         "DRAIN",
         "Send all clients away in good order and end, as at SIGTERM.",
@@ -23,18 +27,35 @@ const HELP: [(&str, &str); 10] = [
     ),
     ("HELP", "This."),
     (
+        "KILL [MASTER] ID|ADDR|LADDR|USER|TYPE|... VALUE ...",
+        "Close clients, chosen as by CLIENT KILL; also those that CLIENT KILL may not reach.",
+    ),
+    (
         "PAUSE [MASTER]",
         "Hold all writes, up to --failover-hold-timeout each.",
+    ),
+    (
+        "RECONNECT [MASTER]",
+        "Make new connections to all nodes. What is under way ends on the old ones.",
     ),
     (
         "RELOAD",
         "Read configuration, secrets and certificates again, as at SIGHUP.",
     ),
     ("RESUME [MASTER]", "Let them flow again."),
+    ("SHOW CLIENTS [MASTER]", "Who is connected, over all workers."),
     ("SHOW CONFIG", "What every flag is set to."),
     (
         "SHOW FAILOVERS [MASTER]",
         "What each failover was, the newest first.",
+    ),
+    (
+        "SHOW POOLS [MASTER]",
+        "The connections to every node: shared ones, and leases in use, idle and waited for.",
+    ),
+    (
+        "SHOW STATS",
+        "What is counted, summed up: /metrics has it in detail.",
     ),
     (
         "SHOW TOPOLOGY [MASTER]",
@@ -85,13 +106,15 @@ impl Session {
         let name = name.to_ascii_lowercase();
         match (&*name, rest) {
             ("help", _) => Ok(Ok(help())),
-            ("show", [what, rest @ ..]) => Ok(self.show(&what.to_ascii_lowercase(), rest)),
+            ("show", [what, rest @ ..]) => self.show(&what.to_ascii_lowercase(), rest).await,
             _ if !self.is_operator() => Ok(Err(
                 "NOPERM all of PROXY but HELP and SHOW is for clients on slipring's own machine and for --admin-users"
                     .to_owned(),
             )),
             ("drain", []) => Ok(self.drain()),
             ("reload", []) => self.reload().await,
+            ("kill", rest) => self.kill_clients(rest).await,
+            ("reconnect", rest) => self.reconnect(rest).await,
             ("failover", options) => self.hand_over(options).await,
             ("pause" | "resume", rest) => self.pause(name == "pause", rest).await,
             _ => Ok(Err(wrong())),
@@ -112,16 +135,69 @@ impl Session {
         Ok(outcome.map_err(|reason| format!("ERR nothing is changed: {reason}")))
     }
 
-    fn show(&self, what: &str, rest: &[&str]) -> Answer {
-        if (what, rest) == ("config", &[]) {
-            return Ok(self.door.worker.settings.get().shown.to_vec());
+    async fn show(&mut self, what: &str, rest: &[&str]) -> Result<Answer, Close> {
+        let worker = Rc::clone(&self.door.worker);
+        match (what, rest) {
+            ("config", []) => return Ok(Ok(worker.settings.get().shown.to_vec())),
+            ("stats", []) => return Ok(Ok(show::stats(&worker.metrics.gather()))),
+            _ => {}
         }
-        let master = self.master(rest)?;
+        let upstream = match self.upstream(rest) {
+            Ok(upstream) => upstream,
+            Err(text) => return Ok(Err(text)),
+        };
+        let master = worker.masters.get(upstream).expect("it was found there");
         match what {
-            "failovers" => Ok(failovers(master)),
-            "topology" => Ok(topology(master)),
-            _ => Err(wrong()),
+            "failovers" => Ok(Ok(show::failovers(master))),
+            "topology" => Ok(Ok(show::topology(master))),
+            "clients" => {
+                let fields = self.fields().await?;
+                let list = worker.roster.list(Filter::all(upstream), fields);
+                let list = self.until_gone(list).await?;
+                Ok(Ok(String::from_utf8_lossy(&list)
+                    .lines()
+                    .map(str::to_owned)
+                    .collect()))
+            }
+            "pools" => Ok(Ok(self.until_gone(worker.roster.pools(upstream)).await?)),
+            _ => Ok(Err(wrong())),
         }
+    }
+
+    /// `KILL [MASTER] options`, an even number of them.
+    async fn kill_clients(&mut self, words: &[&str]) -> Result<Answer, Close> {
+        let (named, options) = match words {
+            [name, options @ ..] if words.len() % 2 == 1 => (std::slice::from_ref(name), options),
+            options => (&[][..], options),
+        };
+        let filter = self.upstream(named).map(|upstream| {
+            let options = options.iter().map(|word| word.as_bytes());
+            Filter::read(upstream, options).filter(|_| !words.is_empty())
+        });
+        let (filter, skips) = match filter {
+            Ok(Some(read)) => read,
+            Ok(None) => return Ok(Err(wrong())),
+            Err(text) => return Ok(Err(text)),
+        };
+        let filter = if skips == Some(false) {
+            filter
+        } else {
+            filter.without(self.id)
+        };
+        let roster = Arc::clone(&self.door.worker.roster);
+        let filter = Arc::new(filter);
+        let killed = self.until_gone(roster.kill(&filter)).await?;
+        Ok(Ok(vec![format!("OK, {killed} closed")]))
+    }
+
+    async fn reconnect(&mut self, rest: &[&str]) -> Result<Answer, Close> {
+        let upstream = match self.upstream(rest) {
+            Ok(upstream) => upstream,
+            Err(text) => return Ok(Err(text)),
+        };
+        let roster = Arc::clone(&self.door.worker.roster);
+        self.until_gone(roster.reconnect(upstream)).await?;
+        Ok(Ok(vec!["OK".to_owned()]))
     }
 
     async fn hand_over(&mut self, options: &[&str]) -> Result<Answer, Close> {
@@ -178,21 +254,24 @@ impl Session {
 
     /// The master that is named, else the one of this door.
     fn master(&self, named: &[&str]) -> Result<&Master, String> {
-        let masters = &self.door.worker.masters;
+        let at = self.upstream(named)?;
+        Ok(self.door.worker.masters.get(at).expect("it was found there"))
+    }
+
+    fn upstream(&self, named: &[&str]) -> Result<usize, String> {
+        let names = || {
+            self.door
+                .worker
+                .masters
+                .iter()
+                .map(|master| &*master.upstream.master)
+        };
         match named {
-            [] => Ok(masters
-                .get(self.door.fleet.upstream())
-                .expect("a door leads to a master")),
-            [name] => {
-                let known = || masters.iter().map(|master| &*master.upstream.master);
-                let found = masters.iter().find(|master| *master.upstream.master == **name);
-                found.ok_or_else(|| {
-                    format!(
-                        "ERR no such master; there is {}",
-                        known().collect::<Vec<_>>().join(", ")
-                    )
-                })
-            }
+            [] => Ok(self.door.fleet.upstream()),
+            [name] => names().position(|known| known == *name).ok_or_else(|| {
+                let known = names().collect::<Vec<_>>().join(", ");
+                format!("ERR no such master; there is {known}")
+            }),
             _ => Err(wrong()),
         }
     }
@@ -259,71 +338,6 @@ fn help() -> Vec<String> {
 
 fn wrong() -> String {
     "ERR unknown subcommand or wrong arguments. Try PROXY HELP.".to_owned()
-}
-
-fn failovers(master: &Master) -> Vec<String> {
-    let records = master.timeline.records();
-    if records.is_empty() {
-        return vec!["none since the start".to_owned()];
-    }
-    records.iter().map(line).collect()
-}
-
-#[expect(clippy::disallowed_methods, reason = "for the eyes of an operator")]
-fn line(record: &FailoverRecord) -> String {
-    let ago = SystemTime::now().duration_since(record.began).unwrap_or_default();
-    let fields = record
-        .fields()
-        .into_iter()
-        .map(|(name, field)| format!("{name}={field}"));
-    format!(
-        "{} s ago: {}",
-        ago.as_secs(),
-        fields.collect::<Vec<_>>().join(" ")
-    )
-}
-
-fn topology(master: &Master) -> Vec<String> {
-    let topology = master.upstream.feed.load();
-    let health = master.upstream.health.load();
-    let shard = topology.shard(0);
-    let phase = match shard.phase {
-        Phase::Serving => "serving",
-        Phase::Moving => "moving",
-        Phase::Down => "down",
-    };
-    let mut lines = vec![format!(
-        "master={} phase={phase} epoch={}",
-        master.upstream.master, topology.epoch.0
-    )];
-    if let Some(primary) = &shard.primary {
-        lines.push(format!(
-            "primary={} term={} config_epoch={} provisional={}",
-            primary.address, primary.term.0, shard.config_epoch, shard.provisional
-        ));
-    }
-    for replica in &shard.replicas {
-        let fresh = health
-            .replicas
-            .iter()
-            .find(|fresh| fresh.address == replica.address);
-        let lag = fresh.map_or(replica.lag_bytes, |fresh| fresh.lag_bytes);
-        let lag = lag.map_or("unknown".to_owned(), |bytes| bytes.to_string());
-        lines.push(format!(
-            "replica={} usable={} lag_bytes={lag} priority={}",
-            replica.address, replica.usable, replica.priority
-        ));
-    }
-    for sentinel in &health.sentinels {
-        lines.push(format!(
-            "sentinel={} state={} config_epoch={}",
-            sentinel.address,
-            sentinel.state.label(),
-            sentinel.config_epoch
-        ));
-    }
-    lines.extend(health.problem.iter().map(|problem| format!("problem={problem}")));
-    lines
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod large;
 mod lost;
 mod moving;
 mod multi;
+mod operate;
 mod order;
 mod profiles;
 mod random;

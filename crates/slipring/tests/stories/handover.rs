@@ -4,10 +4,12 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use testkit::client::Cause;
 use testkit::load::Outcome;
 use testkit::{Client, Cluster, Flavor, Load, Node, Proxy, on_each_server};
 
-use super::support::{ask, before, outward, refuses, says, slipring, steady, told_failover, words};
+use super::support::{PATIENCE, ask, before, outward, refuses, says, slipring, steady, told_failover, words};
 
 on_each_server! {
     /// Clients of this slipring, clients of another one, and writers who go around both: each acknowledged write is kept.
@@ -179,12 +181,43 @@ on_each_server! {
         ensure!(ask(&mut local, "PROXY RESUME")?.error().is_none(), "on its own machine everybody may");
 
         let mut remote = Client::connect((outward()?, proxy.address().port()))?;
-        ensure!(ask(&mut remote, "PROXY SHOW TOPOLOGY")?.error().is_none(), "asking is free");
+        for (what, part) in [
+            ("TOPOLOGY", "primary="),
+            ("CLIENTS", "addr="),
+            ("POOLS", "role=primary"),
+            ("CONFIG", "admin-users = root,admin"),
+            ("STATS", "clients_accepted_total "),
+            ("FAILOVERS", "none since the start"),
+        ] {
+            let shown = ask(&mut remote, &format!("PROXY SHOW {what}"))?;
+            ensure!(shown.texts().iter().any(|line| line.contains(part)), "asking is free: {what}: {shown:?}");
+        }
+        for order in ["KILL TYPE normal", "RECONNECT", "DRAIN", "RELOAD"] {
+            refuses(&mut remote, &format!("PROXY {order}"), "NOPERM")?;
+        }
         refuses(&mut remote, "PROXY RESUME", "NOPERM")?;
         says(&mut remote, "AUTH mortal secret", "OK")?;
         refuses(&mut remote, "PROXY FAILOVER", "NOPERM")?;
         says(&mut remote, "AUTH admin secret", "OK")?;
         ensure!(ask(&mut remote, "PROXY RESUME")?.error().is_none(), "an admin may");
+        let mut bystander = proxy.client()?;
+        says(&mut bystander, "PING", "PONG")?;
+        let id = ask(&mut bystander, "CLIENT ID")?;
+        let killed = ask(&mut remote, &format!("PROXY KILL ID {}", id.integer().unwrap_or_default()))?.texts();
+        ensure!(killed == ["OK, 1 closed"], "{killed:?}");
+        ensure!(bystander.read_to_end() == (Vec::new(), Cause::Closed), "it is closed");
+        ensure!(ask(&mut remote, "PROXY RECONNECT")?.texts() == ["OK"], "an admin may");
+        says(&mut remote, "SET a 2", "OK")?;
+        // The signals do the same to all masters.
+        for (signal, status) in [(Signal::SIGUSR1, 503), (Signal::SIGUSR2, 200)] {
+            proxy.process().signal(signal)?;
+            proxy.process().wait_until("the signal to be obeyed", || {
+                ensure!(proxy.get("/readyz")?.0 == status, "not yet");
+                Ok(())
+            })?;
+        }
+        ensure!(ask(&mut remote, "PROXY DRAIN")?.texts() == ["OK"], "an admin may");
+        ensure!(proxy.process().wait(PATIENCE)?.code() == Some(0), "it drains");
         // Without that flag, nobody from elsewhere gets this far where the nodes ask for no password.
         let guarded = slipring().sentinels(&cluster).everywhere().start()?;
         says(&mut guarded.client()?, "SET a 1", "OK")?;

@@ -1,0 +1,70 @@
+//! What operators order: nobody else may notice.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::common::world::{run, settle};
+
+#[test]
+fn reconnecting_loses_nothing_and_keeps_the_order() {
+    run(async |world| {
+        let (mut operator, mut client) = (world.client(), world.client());
+        assert_eq!(client.ask("INCR n").await, ":1");
+        let opened = world.a.opened();
+        world.a.freeze();
+        client.send("INCR n; INCR n").await;
+        settle().await;
+        assert_eq!(operator.ask("PROXY RECONNECT").await, "[+OK]");
+        client.send("INCR n; GET n").await;
+        settle().await;
+        world.a.thaw();
+        for expected in [":2", ":3", ":4", "4"] {
+            assert_eq!(client.reply().await, expected);
+        }
+        assert_eq!(world.a.executed("INCR n").len(), 4);
+        assert!(world.a.opened() > opened, "new connections");
+        // Until the next look at what is leaving.
+        sleep(Duration::from_millis(200)).await;
+        let pools = operator.ask("PROXY SHOW POOLS").await;
+        assert!(
+            pools.contains("node=a:6379 role=primary user=nobody db=0"),
+            "{pools}"
+        );
+        assert!(pools.contains("shared=1 leaving=0"), "{pools}");
+    });
+}
+
+#[test]
+fn clients_are_seen_and_killed() {
+    run(async |world| {
+        let (mut operator, mut other) = (world.client(), world.client());
+        assert_eq!(operator.ask("PING").await, "+PONG");
+        assert_eq!(other.ask("PING").await, "+PONG");
+        let stats = operator.ask("PROXY SHOW STATS").await;
+        assert!(
+            stats.contains("+clients 2 ") && stats.contains("+session_panics_total 0"),
+            "{stats}"
+        );
+        assert!(operator.ask("PROXY KILL").await.starts_with("-ERR"));
+        assert!(operator.ask("PROXY KILL m COLOUR red").await.starts_with("-ERR"));
+        assert_eq!(operator.ask("PROXY KILL m TYPE normal").await, "[+OK, 1 closed]");
+        settle().await;
+        assert_eq!(world.handle().clients(), 1, "whoever asked stays");
+    });
+}
+
+#[test]
+fn a_drain_goes_in_slices() {
+    run(async |world| {
+        let mut clients: Vec<_> = (0..200).map(|_| world.client()).collect();
+        for client in &mut clients {
+            assert_eq!(client.ask("PING").await, "+PONG");
+        }
+        world.handle().drain();
+        settle().await;
+        assert_eq!(world.handle().clients(), 150);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.handle().clients(), 0);
+    });
+}
