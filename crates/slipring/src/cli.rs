@@ -54,6 +54,9 @@ Durations take ms, s or m (500ms, 5s, 2m), sizes kb, mb or gb (256mb).
 SIGTERM and SIGINT drain: clients finish what they are at, within --drain-timeout. A second signal ends at once.
 SIGHUP reads file, secrets and certificates again. SIGUSR1 holds all writes, SIGUSR2 lets them flow again.
 
+slipring check FLAGS asks sentinels and nodes whether all is well with these flags, and says what mends what is not.
+slipring status [--json] asks a running slipring how it fares.
+
 Examples:
   slipring --sentinels s1:26379,s2:26379,s3:26379
   slipring --sentinels s1:26379 --master users --master carts --listen '*:6379=users' --listen '*:6380=carts'";

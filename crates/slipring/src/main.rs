@@ -1,9 +1,10 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
 //! [`cli`] reads flags and environment, [`file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
-//! ends them, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows.
+//! ends them, [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows.
 
 mod admin;
+mod check;
 mod cli;
 mod config;
 mod descriptors;
@@ -13,6 +14,7 @@ mod facts;
 mod file;
 mod inquiry;
 mod log;
+mod overview;
 mod reload;
 mod runtime;
 mod service;
@@ -27,8 +29,32 @@ use config::Config;
 /// The command line is wrong: `EX_USAGE` of sysexits.h.
 const EXIT_USAGE: u8 = 64;
 
+/// What the first word asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Serve,
+    /// `slipring check FLAGS`
+    Check,
+    /// `slipring status`
+    Status,
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().collect();
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let order = match arguments.get(1).and_then(|word| word.to_str()) {
+        Some("check") => Order::Check,
+        Some("status") => Order::Status,
+        _ => Order::Serve,
+    };
+    if order != Order::Serve {
+        arguments.remove(1);
+    }
+    if order == Order::Status {
+        return runtime::alone(overview::run(arguments)).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let cli = match Cli::read(&arguments) {
         Ok(cli) => cli,
         Err(usage) if usage.print() => return ExitCode::SUCCESS,
@@ -47,6 +73,12 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    if order == Order::Check {
+        return runtime::alone(async { Ok(check::run(&config).await) }).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        });
+    }
     let level = log::install(level, format);
     runtime::run(config, arguments, level).unwrap_or_else(|error| {
         tracing::error!("{error:#}");

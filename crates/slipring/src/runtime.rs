@@ -130,6 +130,11 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
     runtime()?.block_on(control.run())
 }
 
+/// Runs `work` on this thread, and nothing beside it.
+pub(crate) fn alone<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    runtime()?.block_on(work)
+}
+
 /// Runs `worker` on a thread of its own.
 fn start((number, worker): (usize, Worker)) -> anyhow::Result<oneshot::Receiver<()>> {
     let (sender, ended) = oneshot::channel();

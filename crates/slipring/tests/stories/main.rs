@@ -10,6 +10,7 @@ mod before_cluster;
 mod binary_keys;
 mod budgets;
 mod bystanders;
+mod check;
 mod clients;
 mod denied;
 mod drain;
