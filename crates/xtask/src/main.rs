@@ -8,6 +8,7 @@ mod generate;
 mod image;
 mod setup;
 mod sim;
+mod soak;
 mod suite;
 mod test;
 mod tool;
@@ -45,6 +46,8 @@ enum Chore {
     Suite(suite::Options),
     /// Run the real watcher and core in a simulated world that goes wrong, by seed
     Sim(sim::Options),
+    /// Failovers, faults and churn for a while: memory, descriptors and leases must end where they began
+    Soak(soak::Options),
     /// Try what deploy/ holds: chart, rules and dashboard, with helm, promtool and a real Prometheus
     Deploy,
     /// Build the image with buildah, and try it with podman: size, start, user, name resolution, drain as PID 1
@@ -120,6 +123,7 @@ fn run(chore: Chore) -> Result<bool> {
         }
         Chore::Suite(options) => suite::run(&options),
         Chore::Sim(options) => Ok(sim::run(&options)),
+        Chore::Soak(options) => soak::run(&options),
         Chore::Deploy => deploy::run(),
         Chore::Image => image::run(),
         Chore::Generate(args) => generate(args.check).map(|()| true),
