@@ -229,8 +229,8 @@ impl Listen for Door {
 }
 
 impl Incoming for Knock {
-    fn open(self: Box<Self>) -> Opening {
-        Box::pin(async { Ok(Box::new(self.0) as BoxIo) })
+    fn open(self: Box<Self>, _keepalive: std::time::Duration) -> Opening {
+        Box::pin(async { Ok((Box::new(self.0) as BoxIo).into()) })
     }
 }
 

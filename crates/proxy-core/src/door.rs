@@ -30,6 +30,8 @@ pub(crate) struct Door {
     pub(crate) reads: Cell<ReadPolicy>,
     /// Its clients speak TLS.
     pub(crate) encrypted: bool,
+    /// They come through a load balancer.
+    pub(crate) proxied: bool,
     pub(crate) census: Arc<Census>,
     pub(crate) streams: Arc<Streams>,
 }

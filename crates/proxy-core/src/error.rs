@@ -62,6 +62,12 @@ pub(crate) enum Error<'a> {
     Denied(&'a str),
     /// `--max-clients` are served already.
     MaxClients,
+    /// `--allow-cidr` does not name its address.
+    Address,
+    /// Its address has `--max-clients-per-ip` already.
+    PerIp,
+    /// Clients of its address come faster than `--accept-rate-per-ip`.
+    Rate,
     /// It came from the network where nobody is asked for a password.
     Protected,
     /// The client has not presented its password to slipring (`--client-auth proxy`).
@@ -104,6 +110,9 @@ impl fmt::Display for Error<'_> {
                 write!(f, "NOPERM this proxy refuses the '{name}' command (--deny-commands)")
             }
             Self::MaxClients => f.write_str("ERR max number of clients reached"),
+            Self::Address => f.write_str("DENIED clients may not connect from this address (--allow-cidr)"),
+            Self::PerIp => f.write_str("ERR max number of clients of this address reached (--max-clients-per-ip)"),
+            Self::Rate => f.write_str("ERR clients of this address connect too fast (--accept-rate-per-ip)"),
             Self::Protected => f.write_str(
                 "DENIED Redis is running in protected mode because protected mode is enabled and no password is set \
                  for the default user. In this mode connections are only accepted from the loopback interface. If you \

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod crowd;
 mod demand;
 mod denied;
 mod door;
@@ -29,8 +30,8 @@ pub use metrics::{
     Outcome, RefuseReason, ResendReason, Side, Tally,
 };
 pub use net::{
-    Accepted, Address, ClientTls, Incoming, Listen, NotOpened, Opening, ServerTls, TcpDial, TcpListen,
-    TlsDial, TlsListen, UnixListen,
+    Accepted, Address, ClientTls, Incoming, Listen, NotOpened, Opened, Opening, ProxiedListen, ServerTls,
+    TcpDial, TcpListen, TlsDial, TlsListen, UnixListen,
 };
 pub use server::{Handle, Listener, Upstream, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};

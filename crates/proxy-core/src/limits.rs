@@ -99,6 +99,12 @@ pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;
 /// The longest password that is looked at under `--client-auth proxy`; a longer one is wrong.
 pub(crate) const PASSWORD_BYTES: usize = 16 << 10;
 
+/// The longest PROXY header; past it the connection is closed.
+pub(crate) const PROXY_HEADER_BYTES: usize = 4096;
+
+/// Addresses of clients that are told apart; past it those without clients are forgotten, at most once a second.
+pub(crate) const ADDRESSES: usize = 65_536;
+
 /// How long a client that is turned away may take to read why.
 pub(crate) const REFUSAL_MS: u64 = 1000;
 

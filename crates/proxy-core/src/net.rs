@@ -1,5 +1,6 @@
 //! Sockets: the network behind the seams [`Dial`](sentinel_watcher::Dial) and [`Listen`].
 
+mod proxied;
 mod tcp;
 mod tls;
 mod unix;
@@ -11,11 +12,13 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use sentinel_watcher::BoxIo;
 
 use crate::metrics::RefuseReason;
 
+pub use proxied::ProxiedListen;
 pub use tcp::{TcpDial, TcpListen};
 pub use tls::{ClientTls, ServerTls, TlsDial, TlsListen};
 pub use unix::UnixListen;
@@ -32,12 +35,21 @@ pub enum Address {
 /// An accepted client that no worker has adopted yet, so that it can cross threads.
 pub trait Incoming: Send {
     /// Registers the socket with the worker that runs this, and does what comes before the first request. How long
-    /// that may take is the worker's affair.
-    fn open(self: Box<Self>) -> Opening;
+    /// that may take is the worker's affair. `keepalive`: after so much silence the kernel asks whether the client lives;
+    /// zero: never.
+    fn open(self: Box<Self>, keepalive: Duration) -> Opening;
 }
 
 /// A client on its way in.
-pub type Opening = Pin<Box<dyn Future<Output = Result<BoxIo, NotOpened>> + Send>>;
+pub type Opening = Pin<Box<dyn Future<Output = Result<Opened, NotOpened>> + Send>>;
+
+/// A client that is ready to make requests.
+pub struct Opened {
+    /// Its connection.
+    pub io: BoxIo,
+    /// Its own address and the one it came to, as a load balancer has said.
+    pub ends: Option<[SocketAddr; 2]>,
+}
 
 /// Why a client did not get as far as its first request.
 #[derive(Debug)]
@@ -74,6 +86,18 @@ pub trait Listen: Send {
     /// What its clients send cannot be read on the way.
     fn is_encrypted(&self) -> bool {
         false
+    }
+    /// Its clients come through a load balancer, which says who they are once they are opened.
+    fn is_proxied(&self) -> bool {
+        false
+    }
+}
+
+// === impl Opened ===
+
+impl From<BoxIo> for Opened {
+    fn from(io: BoxIo) -> Self {
+        Self { io, ends: None }
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::fleet::{Fleet, FleetParts};
 use crate::client::face::Blocked;
 use crate::client::{Client, Order};
+use crate::crowd::Crowd;
 use crate::demand::{Demand, DemandReceiver, Demands, demands};
 use crate::door::{Door, Master, WorkerState};
 use crate::failover::Timeline;
@@ -90,6 +91,7 @@ struct Shared {
     roster: Arc<Roster>,
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
+    crowd: Arc<Crowd>,
     last_id: AtomicU64,
 }
 
@@ -106,6 +108,9 @@ struct Running {
 
 /// How long after a failed accept (no file descriptors) the next one is tried.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often accepts that fail one behind the other are told of.
+const ACCEPT_COMPLAINT: Duration = Duration::from_secs(1);
 
 /// Builds the workers of a proxy. Nothing is served until each of them runs.
 ///
@@ -150,6 +155,7 @@ pub fn build(
         roster: Arc::new(roster),
         draining: drained,
         held_bytes: Arc::default(),
+        crowd: Arc::default(),
         last_id: AtomicU64::new(0),
     });
     let worker = |(number, inbox)| {
@@ -278,16 +284,21 @@ impl Worker {
         let mut draining = running.shared.draining.clone();
         let mut pulse = tokio::time::interval(Duration::from_millis(limits::PULSE_MS));
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut resume, mut told) = (Instant::now(), None::<Instant>);
         loop {
             tokio::select! {
                 biased;
                 Some(message) = inbox.recv() => running.take(message),
                 _ = draining.wait_for(|draining| *draining) => break,
-                (listener, accepted) = accept(&mut listeners) => match accepted {
+                (listener, accepted) = accept(&mut listeners, resume) => match accepted {
                     Ok(accepted) => running.place(accepted, listener),
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a client");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        let now = Instant::now();
+                        if told.is_none_or(|told| now >= told + ACCEPT_COMPLAINT) {
+                            tracing::warn!(%error, "cannot accept clients");
+                            told = Some(now);
+                        }
+                        resume = now + ACCEPT_PAUSE;
                     }
                 },
                 _ = pulse.tick() => running.pulse(),
@@ -298,7 +309,11 @@ impl Worker {
     }
 }
 
-async fn accept(listeners: &mut [Listener]) -> (usize, io::Result<Accepted>) {
+/// The next client, but not before `resume`.
+async fn accept(listeners: &mut [Listener], resume: Instant) -> (usize, io::Result<Accepted>) {
+    if resume > Instant::now() {
+        tokio::time::sleep_until(resume).await;
+    }
     poll_fn(|cx| {
         for (number, listener) in listeners.iter_mut().enumerate() {
             if let Poll::Ready(accepted) = listener.listen.poll_accept(cx) {
@@ -358,6 +373,7 @@ impl Running {
                 master: Arc::clone(&upstream.upstream.master),
                 reads: Cell::new(listener.reads),
                 encrypted: listener.listen.is_encrypted(),
+                proxied: listener.listen.is_proxied(),
                 census: Arc::clone(&upstream.census),
                 streams: Arc::clone(&upstream.streams),
             })

@@ -24,6 +24,9 @@ const CONNECTIONS: usize = 64;
 /// A request's head must be there within this time, and so must the next request of a kept connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// So long may a peer be silent before the kernel asks whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// Pause after a failed accept: the usual cause, no free descriptors, does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -52,12 +55,12 @@ impl Admin {
             }
             let accepted = poll_fn(|cx| self.listen.poll_accept(cx)).await;
             let opened = match accepted {
-                Ok(accepted) => accepted.socket.open().await.map_err(io::Error::from),
+                Ok(accepted) => accepted.socket.open(KEEPALIVE).await.map_err(io::Error::from),
                 Err(error) => Err(error),
             };
             match opened {
-                Ok(socket) => {
-                    connections.spawn(serve(socket, Arc::clone(&self.status)));
+                Ok(opened) => {
+                    connections.spawn(serve(opened.io, Arc::clone(&self.status)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin endpoint cannot accept");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser};
+use ipnet::IpNet;
 use proxy_core::{ClientAuth, ReadPolicy};
 use sentinel_watcher::{AddressMapEntry, HostPort, Lag, Secret};
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -107,6 +108,31 @@ pub(crate) struct ClientArgs {
     /// Clients served at once; one more gets Redis' own error.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
     pub(crate) max_clients: usize,
+
+    /// Whence clients may come: networks or addresses. Default: from everywhere. Unix sockets are not concerned.
+    #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = values::network)]
+    pub(crate) allow_cidr: Vec<IpNet>,
+
+    /// Clients that one address may have at once (of IPv6, one network of 64 bits).
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) max_clients_per_ip: Option<usize>,
+
+    /// Clients of one address that may come in a second.
+    #[arg(long, value_name = "N", value_parser = values::count)]
+    pub(crate) accept_rate_per_ip: Option<usize>,
+
+    /// How long a client may take for what comes before its first request: PROXY header, TLS.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::deadline)]
+    pub(crate) handshake_timeout: Duration,
+
+    /// A client silent for so long is asked by the kernel whether it lives. 0: never.
+    #[arg(long, value_name = "TIME", default_value = "300s", value_parser = values::duration)]
+    pub(crate) tcp_keepalive: Duration,
+
+    /// Clients of TCP listeners come through a load balancer that sends a PROXY header (version 1 or 2) first; who sends
+    /// none is closed. Let nobody else reach these listeners.
+    #[arg(long)]
+    pub(crate) proxy_protocol: bool,
 
     /// A client silent for longer is closed. 0: never.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]

@@ -49,6 +49,8 @@ pub(crate) struct Door {
     pub(crate) address: Address,
     /// Its clients speak TLS.
     pub(crate) tls: bool,
+    /// They come through a load balancer.
+    pub(crate) proxied: bool,
     /// Index into the masters.
     pub(crate) upstream: usize,
     /// Which node answers reads.
@@ -197,6 +199,7 @@ fn doors(cli: &Cli) -> Result<Vec<Door>, ConfigError> {
                 Transport::Plain => false,
                 Transport::AsFlag => cli.tls.listen_tls,
             },
+            proxied: cli.clients.proxy_protocol && spec.address.inet().is_some(),
             upstream,
             reads,
         });
@@ -377,6 +380,7 @@ mod tests {
                 flag: "--listen",
                 address: "127.0.0.1:6379".parse::<SocketAddr>().unwrap().into(),
                 tls: false,
+                proxied: false,
                 upstream: 0,
                 reads: ReadPolicy::Primary
             }]
@@ -486,6 +490,21 @@ mod tests {
                 "--client-auth none --listen *:6379",
                 "--client-auth none:",
                 "--protected-mode no",
+            ),
+            (
+                "--allow-cidr 10.0.0.0/33",
+                "'10.0.0.0/33' for '--allow-cidr",
+                "2001:db8::/32",
+            ),
+            (
+                "--handshake-timeout 0",
+                "'0' for '--handshake-timeout",
+                "above zero",
+            ),
+            (
+                "--max-clients-per-ip 0",
+                "'0' for '--max-clients-per-ip",
+                "at least 1",
             ),
             ("--username app", "--username app:", "add --password-file"),
             (

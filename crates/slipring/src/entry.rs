@@ -82,8 +82,12 @@ pub(crate) fn read(flags: &ClientArgs, doors: &[Door]) -> Result<(ClientAuth, En
     }
     let entry = Entry {
         users,
+        allow: flags.allow_cidr.clone(),
+        max_clients_per_ip: flags.max_clients_per_ip,
+        accept_rate_per_ip: flags.accept_rate_per_ip,
         protected_mode: flags.protected_mode,
-        ..Entry::default()
+        handshake_timeout: flags.handshake_timeout,
+        tcp_keepalive: flags.tcp_keepalive,
     };
     Ok((auth, entry))
 }

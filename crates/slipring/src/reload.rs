@@ -23,9 +23,10 @@ use crate::log::Level;
 use crate::tls::Tls;
 
 /// What a running slipring cannot change: all other flags take effect with a reload.
-const RESTART: [&str; 9] = [
+const RESTART: [&str; 10] = [
     "listen",
     "replica-listen",
+    "proxy-protocol",
     "listen-tls",
     "metrics-listen",
     "master",

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proxy_core::{
-    Address, Demand, Handle, Listen, Listener, TcpListen, TlsListen, UnixListen, Upstream, Worker,
+    Address, Demand, Handle, Listen, Listener, ProxiedListen, TcpListen, TlsListen, UnixListen, Upstream,
+    Worker,
 };
 use sentinel_watcher::{Dial, Watcher, watcher};
 use tokio::runtime::{Builder, Runtime};
@@ -278,6 +279,11 @@ fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
                 door.flag
             )
         })?),
+    };
+    let plain = if door.proxied {
+        Box::new(ProxiedListen::new(plain)) as Box<dyn Listen>
+    } else {
+        plain
     };
     Ok(match &config.tls.listen {
         Some(tls) if door.tls => Box::new(TlsListen::new(plain, Arc::clone(tls))),

@@ -47,6 +47,14 @@ labels! {
         Socket = "socket",
         /// Its TLS handshake failed, or took longer than `--handshake-timeout`.
         Handshake = "handshake",
+        /// It did not begin with a PROXY header (`--proxy-protocol`).
+        ProxyHeader = "proxy_header",
+        /// It came from an address that may not connect (`--allow-cidr`).
+        Address = "address",
+        /// Its address has `--max-clients-per-ip` already.
+        PerIp = "per_ip",
+        /// Clients of its address come faster than `--accept-rate-per-ip`.
+        Rate = "rate",
         /// It came from the network where nobody is asked for a password (`--protected-mode`).
         Protected = "protected",
         /// It came while slipring drained, or no primary was known for long.

@@ -28,6 +28,9 @@ pub struct TcpListen {
 
 struct TcpIncoming(std::net::TcpStream);
 
+/// Redis' own default of `tcp-keepalive`, towards nodes and sentinels.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
 // === impl TcpDial ===
 
 impl Dial for TcpDial {
@@ -37,7 +40,7 @@ impl Dial for TcpDial {
             let attempt = TcpStream::connect((&*to.host, to.port));
             let stream = tokio::time::timeout(self.timeout, attempt).await??;
             stream.set_nodelay(true)?;
-            set_keepalive(&stream)?;
+            set_keepalive(&stream, KEEPALIVE)?;
             Ok(Box::new(stream) as BoxIo)
         })
     }
@@ -105,20 +108,24 @@ impl Listen for TcpListen {
 }
 
 impl Incoming for TcpIncoming {
-    fn open(self: Box<Self>) -> Opening {
-        Box::pin(async {
+    fn open(self: Box<Self>, keepalive: Duration) -> Opening {
+        Box::pin(async move {
             let stream = TcpStream::from_std(self.0)?;
-            set_keepalive(&stream)?;
-            Ok(Box::new(stream) as BoxIo)
+            set_keepalive(&stream, keepalive)?;
+            Ok((Box::new(stream) as BoxIo).into())
         })
     }
 }
 
-/// Redis' own default of `tcp-keepalive`: first probe after 300 s, then every 100 s.
-fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+/// As Redis does it: the first probe after `time`, then three at a third of that.
+fn set_keepalive(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    if time.is_zero() {
+        return Ok(());
+    }
+    let whole = |time: Duration| Duration::from_secs(time.as_secs().max(1));
     let probes = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(300))
-        .with_interval(Duration::from_secs(100))
+        .with_time(whole(time))
+        .with_interval(whole(time / 3))
         .with_retries(3);
     socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
 }

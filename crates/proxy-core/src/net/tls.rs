@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Accepted, Address, Incoming, Listen, NotOpened, Opening};
+use super::{Accepted, Address, Incoming, Listen, NotOpened, Opened, Opening};
 use crate::metrics::RefuseReason;
 
 /// What slipring shows to clients: swapped as a whole when certificates are renewed.
@@ -87,18 +87,25 @@ impl Listen for TlsListen {
     fn is_encrypted(&self) -> bool {
         true
     }
+
+    fn is_proxied(&self) -> bool {
+        self.inner.is_proxied()
+    }
 }
 
 impl Incoming for TlsIncoming {
-    fn open(self: Box<Self>) -> Opening {
-        Box::pin(async {
-            let stream = self.inner.open().await?;
-            let shaken = TlsAcceptor::from(self.config).accept(stream).await;
+    fn open(self: Box<Self>, keepalive: Duration) -> Opening {
+        Box::pin(async move {
+            let Opened { io, ends } = self.inner.open(keepalive).await?;
+            let shaken = TlsAcceptor::from(self.config).accept(io).await;
             let stream = shaken.map_err(|cause| NotOpened {
                 reason: RefuseReason::Handshake,
                 cause,
             })?;
-            Ok(Box::new(TlsClient(Box::new(stream))) as BoxIo)
+            Ok(Opened {
+                io: Box::new(TlsClient(Box::new(stream))),
+                ends,
+            })
         })
     }
 }

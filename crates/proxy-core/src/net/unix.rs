@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use sentinel_watcher::BoxIo;
 use tokio::net::{UnixListener, UnixStream};
@@ -85,8 +86,8 @@ impl Listen for UnixListen {
 }
 
 impl Incoming for UnixIncoming {
-    fn open(self: Box<Self>) -> Opening {
-        Box::pin(async { Ok(Box::new(UnixStream::from_std(self.0)?) as BoxIo) })
+    fn open(self: Box<Self>, _keepalive: Duration) -> Opening {
+        Box::pin(async { Ok((Box::new(UnixStream::from_std(self.0)?) as BoxIo).into()) })
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a newcomer has to pass before it has a session.
 //!
 //! ```text
-//!   accepted --> open: TLS --> may it enter? --> session
-//!                  \ too slow       \ told why not, and closed
+//!   accepted --> open: PROXY header, TLS --> may it enter? --> session
+//!                         \ too slow            \ told why not, and closed
 //! ```
 
 use std::panic::AssertUnwindSafe;
@@ -20,11 +20,12 @@ use super::Running;
 use crate::backend::fleet::Grants;
 use crate::client::Client;
 use crate::client::face::Face;
+use crate::crowd::Place;
 use crate::door::{Door, Origin};
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{Counter, Gauge, RefuseReason};
-use crate::net::{Accepted, Address, NotOpened};
+use crate::net::{Accepted, Address, NotOpened, Opened};
 use crate::session::Session;
 use crate::settings::ClientAuth;
 
@@ -34,6 +35,9 @@ struct Newcomer {
     local: Address,
     descriptor: i32,
     listener: usize,
+    origin: Origin,
+    /// Counted among those of its address.
+    place: Option<Place>,
 }
 
 /// Whether whoever comes from the network could do as they please.
@@ -47,24 +51,35 @@ enum Exposure {
 impl Running {
     /// Lets a client in, or tells it why not. It counts as a client already.
     pub(super) fn admit(self: &Rc<Self>, accepted: Accepted, listener: usize) {
-        let newcomer = Newcomer {
+        let mut newcomer = Newcomer {
+            origin: origin(&accepted.peer),
             peer: accepted.peer,
             local: accepted.local,
             descriptor: accepted.descriptor,
             listener,
+            place: None,
         };
-        let mut opening = accepted.socket.open();
-        match (&mut opening).now_or_never() {
-            Some(Ok(io)) => self.receive(io, newcomer),
-            Some(Err(refused)) => self.lose(&newcomer, &refused),
+        // Who comes through a load balancer is known only once that has said so.
+        let judged = if self.door(&newcomer).proxied {
+            Ok(())
+        } else {
+            self.judge(&mut newcomer)
+        };
+        let settings = self.state.settings.get();
+        let mut opening = accepted.socket.open(settings.entry.tcp_keepalive);
+        match ((&mut opening).now_or_never(), judged) {
+            (Some(Ok(opened)), Ok(())) => self.receive(opened, newcomer),
+            (Some(Ok(opened)), Err(reason)) => self.turn_away(opened.io, &newcomer, reason),
+            (Some(Err(refused)), _) => self.lose(&newcomer, &refused),
             // As on Redis: whoever finds no room does not get to shake hands, and hears nothing.
-            None if self.is_full() => self.refuse(&newcomer, RefuseReason::MaxClients),
-            None => {
+            (None, Err(reason)) => self.refuse(&newcomer, reason),
+            (None, Ok(())) if self.is_full() => self.refuse(&newcomer, RefuseReason::MaxClients),
+            (None, Ok(())) => {
                 let running = Rc::clone(self);
-                let patience = self.state.settings.get().entry.handshake_timeout;
+                let patience = settings.entry.handshake_timeout;
                 crate::task::spawn(async move {
                     match timeout(patience, opening).await {
-                        Ok(Ok(io)) => running.receive(io, newcomer),
+                        Ok(Ok(opened)) => running.receive(opened, newcomer),
                         Ok(Err(refused)) => running.lose(&newcomer, &refused),
                         Err(_) => running.refuse(&newcomer, RefuseReason::Handshake),
                     }
@@ -73,14 +88,45 @@ impl Running {
         }
     }
 
-    fn receive(self: &Rc<Self>, io: BoxIo, newcomer: Newcomer) {
-        if self.is_full() {
-            return self.turn_away(io, &newcomer, RefuseReason::MaxClients, &Error::MaxClients);
+    fn receive(self: &Rc<Self>, opened: Opened, mut newcomer: Newcomer) {
+        if let Some([peer, local]) = opened.ends {
+            newcomer.peer = peer.into();
+            newcomer.local = local.into();
+            // A load balancer elsewhere may say what it likes: nobody is on this machine by its word.
+            if origin(&newcomer.peer) == Origin::Elsewhere {
+                newcomer.origin = Origin::Elsewhere;
+            }
         }
+        if newcomer.place.is_none()
+            && let Err(reason) = self.judge(&mut newcomer)
+        {
+            return self.turn_away(opened.io, &newcomer, reason);
+        }
+        if self.is_full() {
+            return self.turn_away(opened.io, &newcomer, RefuseReason::MaxClients);
+        }
+        self.guard(opened.io, newcomer);
+    }
+
+    /// By its address.
+    fn judge(&self, newcomer: &mut Newcomer) -> Result<(), RefuseReason> {
+        let Some(address) = newcomer.peer.inet() else {
+            return Ok(());
+        };
+        let entry = &self.state.settings.get().entry;
+        if !entry.allows(address.ip()) {
+            return Err(RefuseReason::Address);
+        }
+        newcomer.place = Some(self.shared.crowd.enter(address.ip(), entry)?);
+        Ok(())
+    }
+
+    /// Lets nobody from the network in who could do as they please.
+    fn guard(self: &Rc<Self>, io: BoxIo, newcomer: Newcomer) {
         let door = self.door(&newcomer);
-        match self.exposure(door, &newcomer.peer) {
+        match self.exposure(door, newcomer.origin) {
             Exposure::Guarded => self.welcome(io, newcomer),
-            Exposure::Exposed => self.turn_away(io, &newcomer, RefuseReason::Protected, &Error::Protected),
+            Exposure::Exposed => self.turn_away(io, &newcomer, RefuseReason::Protected),
             Exposure::Unknown => {
                 crate::task::spawn(Rc::clone(self).keep_waiting(io, newcomer));
             }
@@ -90,28 +136,19 @@ impl Running {
     /// Until the nodes have said whether they ask for passwords.
     async fn keep_waiting(self: Rc<Self>, io: BoxIo, newcomer: Newcomer) {
         let door = Rc::clone(self.door(&newcomer));
-        let waited = door.fleet.hold_timeout();
-        let deadline = Instant::now() + waited;
-        while door.fleet.grants() == Grants::Unknown && Instant::now() < deadline {
+        let deadline = Instant::now() + door.fleet.hold_timeout();
+        while door.fleet.grants() == Grants::Unknown {
+            if Instant::now() >= deadline {
+                return self.turn_away(io, &newcomer, RefuseReason::Unready);
+            }
             sleep(Duration::from_millis(limits::PULSE_MS)).await;
         }
-        match self.exposure(&door, &newcomer.peer) {
-            Exposure::Unknown => {
-                let master = &door.master;
-                self.turn_away(
-                    io,
-                    &newcomer,
-                    RefuseReason::Unready,
-                    &Error::NoPrimary { master, waited },
-                );
-            }
-            Exposure::Guarded | Exposure::Exposed => self.receive(io, newcomer),
-        }
+        self.guard(io, newcomer);
     }
 
-    fn exposure(&self, door: &Door, peer: &Address) -> Exposure {
+    fn exposure(&self, door: &Door, origin: Origin) -> Exposure {
         let settings = self.state.settings.get();
-        if peer.is_local()
+        if origin == Origin::Here
             || door.encrypted
             || !settings.entry.protected_mode
             || settings.client_auth != ClientAuth::Passthrough
@@ -135,13 +172,10 @@ impl Running {
             local,
             descriptor,
             listener,
+            origin,
+            place,
         } = newcomer;
         let cells = &self.state.cells;
-        let origin = if peer.is_local() {
-            Origin::Here
-        } else {
-            Origin::Elsewhere
-        };
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let upstream = door.fleet.upstream();
         let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
@@ -153,6 +187,7 @@ impl Running {
         let running = Rc::clone(self);
         // The session lives in this block and nowhere else: it is most of what an idle client costs.
         crate::task::spawn(async move {
+            let _place = place;
             let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
             running.bid_farewell(ended.ok(), key, listener);
         });
@@ -171,8 +206,23 @@ impl Running {
         self.refuse(newcomer, refused.reason);
     }
 
-    fn turn_away(&self, mut io: BoxIo, newcomer: &Newcomer, reason: RefuseReason, why: &Error<'_>) {
-        let reply = why.reply();
+    fn turn_away(&self, mut io: BoxIo, newcomer: &Newcomer, reason: RefuseReason) {
+        let door = self.door(newcomer);
+        let words = match reason {
+            RefuseReason::MaxClients => Error::MaxClients,
+            RefuseReason::Address => Error::Address,
+            RefuseReason::PerIp => Error::PerIp,
+            RefuseReason::Rate => Error::Rate,
+            RefuseReason::Protected => Error::Protected,
+            RefuseReason::Unready => Error::NoPrimary {
+                master: &door.master,
+                waited: door.fleet.hold_timeout(),
+            },
+            RefuseReason::Socket | RefuseReason::Handshake | RefuseReason::ProxyHeader => {
+                return self.refuse(newcomer, reason);
+            }
+        };
+        let reply = words.reply();
         crate::task::spawn(timeout(Duration::from_millis(limits::REFUSAL_MS), async move {
             let _ = io.write_all(&reply).await;
             let _ = io.shutdown().await;
@@ -186,5 +236,13 @@ impl Running {
         tracing::debug!(peer = %newcomer.peer, reason = reason.label(), "a client is turned away");
         self.load().fetch_sub(1, Ordering::Relaxed);
         self.state.cells.add(Counter::ClientsRefused(reason), 1);
+    }
+}
+
+fn origin(peer: &Address) -> Origin {
+    if peer.is_local() {
+        Origin::Here
+    } else {
+        Origin::Elsewhere
     }
 }

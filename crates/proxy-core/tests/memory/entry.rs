@@ -159,3 +159,48 @@ fn each_user_of_the_proxy_is_its_own_user_to_the_nodes() {
         );
     });
 }
+
+#[test]
+fn addresses_are_told_apart_and_each_has_its_share() {
+    let limits = |settings: &mut Settings| {
+        settings.entry.protected_mode = false;
+        settings.entry.allow = vec!["192.0.2.0/24".parse().unwrap(), "127.0.0.1/32".parse().unwrap()];
+        settings.entry.max_clients_per_ip = Some(2);
+        settings.entry.accept_rate_per_ip = Some(4);
+        settings.workers = 2;
+    };
+    run_with(limits, async |world| {
+        let mut clients = [world.client_from(ELSEWHERE), world.client_from(ELSEWHERE)];
+        for client in &mut clients {
+            assert_eq!(client.ask("PING").await, "+PONG");
+        }
+        let why = "-ERR max number of clients of this address reached (--max-clients-per-ip)";
+        refused(world, why, "per_ip").await;
+        assert_eq!(world.client_from("192.0.2.2").ask("PING").await, "+PONG");
+        drop(clients);
+        settle().await;
+        let mut outcomes = Vec::new();
+        for _ in 0..6 {
+            outcomes.push(world.client_from(ELSEWHERE).ask("PING").await);
+            settle().await;
+        }
+        let fast = outcomes
+            .iter()
+            .filter(|reply| reply.starts_with("-ERR clients of this address"))
+            .count();
+        assert!((3..=4).contains(&fast), "{outcomes:?}");
+        assert_eq!(
+            world.client().ask("PING").await,
+            "+PONG",
+            "others are not concerned"
+        );
+        let mut stranger = world.client_from("198.51.100.1");
+        let reply = stranger.reply().await;
+        assert_eq!(
+            reply,
+            "-DENIED clients may not connect from this address (--allow-cidr)"
+        );
+        stranger.is_closed().await;
+        assert_eq!(world.metric("slipring_clients_refused_total", "address"), 1.0);
+    });
+}

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proxy_core::Address;
 use sentinel_watcher::{HostPort, Secret};
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -127,6 +128,13 @@ pub(super) fn listen(text: &str) -> Result<ListenSpec, String> {
         transport,
         master: master.map(str::to_owned),
     })
+}
+
+/// A network, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    let network = text.parse::<IpNet>().ok().or_else(address);
+    network.ok_or_else(|| "takes networks or addresses: 10.0.0.0/8, 192.0.2.7, 2001:db8::/32".to_owned())
 }
 
 pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, String> {

@@ -14,6 +14,7 @@ mod check;
 mod clients;
 mod denied;
 mod drain;
+mod entry;
 mod first_command;
 mod handover;
 mod idle_clients;

@@ -311,7 +311,7 @@ impl Listen for Door {
 }
 
 impl Incoming for Knock {
-    fn open(self: Box<Self>) -> Opening {
-        Box::pin(std::future::ready(Ok(Box::new(self.0) as BoxIo)))
+    fn open(self: Box<Self>, _keepalive: Duration) -> Opening {
+        Box::pin(std::future::ready(Ok((Box::new(self.0) as BoxIo).into())))
     }
 }
