@@ -65,6 +65,8 @@ pub(crate) struct Link {
     pub(crate) scripts: RefCell<BTreeSet<Digest>>,
     /// What the node has said of commands that the table does not know.
     pub(crate) learned: Learned,
+    /// Its answer to CLIENT INFO. Of interest are the names in it.
+    pub(crate) client_line: RefCell<Option<Bytes>>,
 }
 
 /// One node under one Profile.
@@ -81,8 +83,6 @@ pub(crate) struct Backend {
     unused_since: Cell<Option<Instant>>,
     /// The node's answer to HELLO in this Profile's RESP version.
     hello: RefCell<Option<Bytes>>,
-    /// Its answer to CLIENT INFO.
-    client_line: RefCell<Option<Bytes>>,
     /// Its user has selected its database, not only found itself there.
     selected: Cell<bool>,
     fenced: Cell<bool>,
@@ -198,7 +198,6 @@ impl Backend {
             pools: RefCell::default(),
             unused_since: Cell::new(None),
             hello: RefCell::new(None),
-            client_line: RefCell::new(None),
             selected: Cell::new(false),
             fenced: Cell::new(false),
             link,
@@ -331,9 +330,9 @@ impl Backend {
         self.ask_once(&self.hello, &[b"Hello", version]).await
     }
 
-    /// What the node prints of a connection under this Profile; asked once. Of interest are the names in it.
+    /// What the node prints of a connection; asked once.
     pub(crate) async fn client_line(&self) -> Result<Bytes, ConnectError> {
-        self.ask_once(&self.client_line, &[b"Client", b"INFO"]).await
+        self.ask_once(&self.link.client_line, &[b"Client", b"INFO"]).await
     }
 
     async fn ask_once(

@@ -363,6 +363,7 @@ impl Fleet {
             unwritten: Cell::new(key.term.is_some()),
             scripts: RefCell::default(),
             learned: Learned::default(),
+            client_line: RefCell::default(),
         };
         let link = Rc::new(link);
         NodeBackends {
@@ -453,6 +454,11 @@ impl Fleet {
             } else {
                 Grants::Something
             });
+        }
+        if self.grants.get() == Grants::Something {
+            // Before a client wants a list: it is not to be found among what clients have asked. Who must be somebody to
+            // be told it asks then.
+            let _ = backend.client_line().await;
         }
     }
 }

@@ -243,6 +243,21 @@ fn what_is_published_reaches_a_client_that_wants_no_replies() {
     );
 }
 
+/// The node's statistics are to show what clients have asked, and nothing more.
+#[test]
+fn the_fields_of_a_list_are_known_before_anybody_asks() {
+    run(async |world| {
+        let (mut two, mut three) = (world.client(), world.client());
+        settle().await;
+        assert_eq!(world.a.received("Client INFO").len(), 1);
+        assert!(two.ask("CLIENT LIST").await.contains(" cmd=client|list "));
+        assert!(two.ask("SELECT 1; CLIENT LIST").await.contains(" db=1 "));
+        three.ask("HELLO 3").await;
+        assert!(three.ask("CLIENT LIST").await.contains(" resp=3"));
+        assert_eq!(world.a.received("Client INFO").len(), 1);
+    });
+}
+
 #[test]
 fn a_pause_sends_what_may_be_postponed_over_leases() {
     run_with(
