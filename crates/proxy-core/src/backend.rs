@@ -29,6 +29,7 @@ use crate::client::Shape;
 use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
+use crate::lookout::Lookout;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
 use crate::roster::Way;
 use crate::settings::ClientAuth;
@@ -67,6 +68,8 @@ pub(crate) struct Link {
     pub(crate) learned: Learned,
     /// Its answer to CLIENT INFO. Of interest are the names in it.
     pub(crate) client_line: RefCell<Option<Bytes>>,
+    /// Who looks at commands, if anybody does.
+    pub(crate) lookout: Option<Rc<Lookout>>,
 }
 
 /// One node under one Profile.

@@ -16,6 +16,7 @@ use crate::backend::scripts::ScriptStore;
 use crate::demand::Demands;
 use crate::failover::Timeline;
 use crate::live::Live;
+use crate::lookout::Findings;
 use crate::metrics::{Cells, Gauge, Metrics};
 use crate::roster::Roster;
 use crate::server::Upstream;
@@ -64,6 +65,7 @@ pub(crate) struct Master {
     pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) streams: Arc<Streams>,
     pub(crate) timeline: Arc<Timeline>,
+    pub(crate) findings: Arc<Findings>,
 }
 
 /// Where a client comes from.

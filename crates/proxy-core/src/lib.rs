@@ -11,6 +11,7 @@ mod error;
 mod failover;
 mod limits;
 mod live;
+mod lookout;
 mod metrics;
 mod net;
 mod roster;
@@ -25,6 +26,7 @@ pub use demand::Demand;
 pub use denied::Denied;
 pub use entry::Entry;
 pub use failover::{FailoverRecord, Field, Timeline};
+pub use lookout::{CommandSpan, Watch};
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
     Outcome, RefuseReason, ResendReason, Side, Tally,

@@ -123,3 +123,27 @@ pub(crate) const DRAIN_SLICES: usize = 20;
 
 /// … of at least so many.
 pub(crate) const DRAIN_SLICE_CLIENTS: usize = 50;
+
+/// Slow commands of a master that are kept; older ones are forgotten.
+pub(crate) const SLOWLOG_ENTRIES: usize = 128;
+
+/// Arguments of a slow command that are kept, and bytes of each: what Redis' SLOWLOG keeps.
+pub(crate) const SLOWLOG_ARGUMENTS: usize = 32;
+pub(crate) const SLOWLOG_ARGUMENT_BYTES: usize = 128;
+
+/// Keys of one sampled command that count, and bytes that tell one key from another.
+pub(crate) const SAMPLED_KEYS: usize = 16;
+pub(crate) const SAMPLED_KEY_BYTES: usize = 256;
+
+/// Keys that a worker counts at once; the rarest makes room.
+pub(crate) const HOT_KEYS: usize = 128;
+
+/// Keys that PROXY SHOW HOTKEYS names.
+pub(crate) const HOT_KEYS_SHOWN: usize = 20;
+
+/// Large values that are kept, and what is large.
+pub(crate) const LARGE_VALUES: usize = 16;
+pub(crate) const LARGE_BYTES: usize = 4 << 10;
+
+/// After so many samples all counts are halved, so that old ones fade.
+pub(crate) const SAMPLES_REMEMBERED: u64 = 1 << 15;

@@ -32,6 +32,7 @@ use crate::door::{Door, Master, WorkerState};
 use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
+use crate::lookout::{Findings, Lookout};
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
 use crate::roster::{Adopt, Filter, Message, Roster, Selection};
@@ -142,6 +143,11 @@ pub fn build(
             census: Arc::default(),
             scripts: Arc::default(),
             streams: Arc::default(),
+            findings: Arc::new(Findings::new(
+                Arc::clone(&master),
+                settings.watch.clone(),
+                workers,
+            )),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
         }
     };
@@ -343,6 +349,7 @@ impl Running {
             roster: Arc::clone(&shared.roster),
             pulse: Cell::new(Instant::now()),
         });
+        let worker = number;
         let fleet = |(number, shared): (usize, &Master)| {
             let (upstream, scripts) = (&shared.upstream, Arc::clone(&shared.scripts));
             let parts = FleetParts {
@@ -356,6 +363,7 @@ impl Running {
                 timeline: Arc::clone(&shared.timeline),
                 quiet: upstream.steering.quiet_place(),
                 scripts,
+                lookout: Lookout::new(&shared.findings, worker).map(Rc::new),
             };
             let fleet = Fleet::new(parts, &upstream.feed);
             crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));

@@ -9,6 +9,7 @@ use sentinel_watcher::Credentials;
 
 use crate::denied::Denied;
 use crate::entry::Entry;
+use crate::lookout::Watch;
 
 /// Which node answers reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Settings {
     pub admin_users: Vec<String>,
     /// slipring's own credentials towards the nodes.
     pub node_credentials: Option<Credentials>,
+    /// What is looked for among the commands: slow ones, hot keys.
+    pub watch: Watch,
     /// Number of workers (threads).
     pub workers: usize,
     /// What `PROXY SHOW CONFIG` prints, line by line. Shows no secrets.
@@ -96,6 +99,7 @@ impl Default for Settings {
             denied: None,
             admin_users: Vec::new(),
             node_credentials: None,
+            watch: Watch::default(),
             workers: 1,
             shown: Arc::default(),
         }

@@ -17,7 +17,7 @@ use tracing::level_filters::LevelFilter;
 use crate::facts::Facts;
 use crate::file::{File, FileError};
 use crate::tls::ClientCertificates;
-pub(crate) use values::{AdminSpec, Choice, ListenSpec, Transport};
+pub(crate) use values::{AdminSpec, Choice, Collector, ListenSpec, Switch, Transport};
 
 /// A Redis proxy that follows Sentinel.
 ///
@@ -337,6 +337,18 @@ pub(crate) struct OperationArgs {
     /// How long a drain waits for clients to finish.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = values::duration)]
     pub(crate) drain_timeout: Duration,
+
+    /// Commands that take longer are shown by PROXY SHOW SLOWLOG.
+    #[arg(long, value_name = "TIME|off", default_value = "off", value_parser = values::deadline_or_off)]
+    pub(crate) slowlog_threshold: Switch<Duration>,
+
+    /// One command in N is looked at: its keys and sizes for PROXY SHOW HOTKEYS, itself for --otlp-endpoint.
+    #[arg(long, value_name = "N|off", default_value = "off", value_parser = values::count_or_off)]
+    pub(crate) sample_commands: Switch<u64>,
+
+    /// Collector of OpenTelemetry that gets a span of each failover and of each sampled command: http://HOST:PORT.
+    #[arg(long, value_name = "URL", value_parser = values::collector)]
+    pub(crate) otlp_endpoint: Option<Collector>,
 
     /// Least severe messages to log.
     #[arg(

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_core::{Address, ClientAuth, Denied, Entry, ReadPolicy, Settings};
+use proxy_core::{Address, ClientAuth, Denied, Entry, ReadPolicy, Settings, Watch};
 use sentinel_watcher::{Credentials, Secret, WatcherConfig};
 
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{AdminSpec, Choice, Cli, ListenSpec, TlsArgs, Transport};
+use crate::cli::{AdminSpec, Choice, Cli, Collector, ListenSpec, Switch, TlsArgs, Transport};
 use crate::entry;
 use crate::facts::Facts;
 use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) doors: Vec<Door>,
     /// Where the admin endpoint answers; `None`: nowhere.
     pub(crate) admin: Option<SocketAddr>,
+    pub(crate) collector: Option<Collector>,
     /// Certificates.
     pub(crate) tls: Tls,
     /// Names that the certificates of nodes and of sentinels must bear, where it is not the host's.
@@ -116,6 +117,7 @@ impl Config {
             masters,
             doors,
             admin,
+            collector: cli.operation.otlp_endpoint,
             tls,
             read_policy: cli.nodes.read_policy,
             drain_delay: cli.operation.drain_delay,
@@ -152,6 +154,17 @@ fn settings(
         denied: Denied::new(&cli.clients.deny_commands),
         admin_users: cli.clients.admin_users.clone(),
         node_credentials,
+        watch: Watch {
+            slower_than: match cli.operation.slowlog_threshold {
+                Switch::Off => None,
+                Switch::On(threshold) => Some(threshold),
+            },
+            sample: match cli.operation.sample_commands {
+                Switch::Off => None,
+                Switch::On(one_in) => Some(one_in),
+            },
+            spans: None,
+        },
         workers: match cli.operation.workers {
             Choice::Automatic => std::thread::available_parallelism().map_or(1, usize::from),
             Choice::Given(workers) => workers,

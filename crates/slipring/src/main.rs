@@ -18,6 +18,7 @@ mod overview;
 mod reload;
 mod runtime;
 mod service;
+mod spans;
 mod status;
 mod tls;
 

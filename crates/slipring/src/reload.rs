@@ -23,7 +23,7 @@ use crate::log::Level;
 use crate::tls::Tls;
 
 /// What a running slipring cannot change: all other flags take effect with a reload.
-const RESTART: [&str; 10] = [
+const RESTART: [&str; 13] = [
     "listen",
     "replica-listen",
     "proxy-protocol",
@@ -34,6 +34,9 @@ const RESTART: [&str; 10] = [
     "mux-connections",
     "client-auth",
     "log-format",
+    "slowlog-threshold",
+    "sample-commands",
+    "otlp-endpoint",
 ];
 
 /// One master that is watched.

@@ -15,7 +15,7 @@ use proxy_core::{
 use sentinel_watcher::{Dial, Watcher, watcher};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::dial::{LiveDial, dials};
 use crate::log::Level;
 use crate::reload::{Master, Reloader};
 use crate::service;
+use crate::spans::{self, Spans};
 use crate::status::{Status, Watched};
 
 /// A part of slipring died that should not: `EX_SOFTWARE` of sysexits.h.
@@ -40,6 +41,7 @@ struct Control {
     status: Arc<Status>,
     watchers: Vec<Watcher>,
     admin: Option<Admin>,
+    spans: Option<Spans>,
     /// One a worker: a value when it ended by itself, none when it panicked.
     ended: Vec<oneshot::Receiver<()>>,
     drain_delay: Duration,
@@ -102,15 +104,22 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
         upstream: door.upstream,
         reads: door.reads,
     });
-    let settings = config.settings.clone();
+    let mut settings = config.settings.clone();
+    let (sender, commands) = mpsc::channel(spans::QUEUE);
+    settings.watch.spans = config.collector.is_some().then_some(sender);
     let (workers, handle) = proxy_core::build(settings, upstreams, listeners.collect(), node_dial)
         .context("cannot share a listening socket between workers")?;
     let status = Arc::new(Status::new(watched, handle.metrics(), handle.timelines()));
+    let timelines = handle.timelines();
+    let spans = config
+        .collector
+        .map(|collector| Spans::new(collector, commands, timelines));
     let control = Control {
         status: Arc::clone(&status),
         handle,
         watchers,
         admin: admin.map(|listen| Admin::new(listen, status)),
+        spans: spans.transpose()?,
         ended: workers
             .into_iter()
             .enumerate()
@@ -175,6 +184,9 @@ impl Control {
         let mut endpoint = JoinSet::new();
         if let Some(admin) = self.admin {
             endpoint.spawn(admin.run());
+        }
+        if let Some(spans) = self.spans {
+            watchers.spawn(spans.run());
         }
         let mut workers = JoinSet::new();
         for ended in self.ended {

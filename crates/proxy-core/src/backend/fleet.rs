@@ -24,6 +24,7 @@ use crate::backend::scripts::{ScriptStore, Scripts};
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
 use crate::live::Live;
+use crate::lookout::Lookout;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
 
@@ -54,6 +55,7 @@ pub(crate) struct FleetParts {
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) quiet: QuietPlace,
     pub(crate) scripts: Arc<ScriptStore>,
+    pub(crate) lookout: Option<Rc<Lookout>>,
 }
 
 /// One worker's backends of one master.
@@ -364,6 +366,7 @@ impl Fleet {
             scripts: RefCell::default(),
             learned: Learned::default(),
             client_line: RefCell::default(),
+            lookout: parts.lookout.clone(),
         };
         let link = Rc::new(link);
         NodeBackends {

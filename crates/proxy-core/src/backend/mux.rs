@@ -433,7 +433,7 @@ impl State {
         if std::mem::replace(&mut self.phase, Phase::Closed) == Phase::Closed {
             return false;
         }
-        let mut passing = std::mem::take(&mut self.replies).passing;
+        let mut passing = std::mem::take(&mut self.replies).is_passing();
         let entries = std::mem::take(&mut self.entries);
         let overtaken = self.overtaken(&entries);
         for (entry, overtaken) in entries.into_iter().zip(overtaken) {

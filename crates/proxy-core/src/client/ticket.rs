@@ -1,5 +1,6 @@
 //! A command's place in its session's reply queue, as a mux holds it.
 
+use std::cell::Ref;
 use std::rc::Rc;
 use std::task::Context;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use resp_codec::CommandId;
 
 use super::Client;
+use super::face::Face;
 use crate::metrics::CloseReason;
 
 /// A command's place in its session's reply queue. Exactly one of [`Self::deliver`], [`Self::give_back`] ends it.
@@ -69,6 +71,12 @@ impl Ticket {
     #[must_use]
     pub(crate) fn client_address(&self) -> usize {
         Rc::as_ptr(&self.client).addr()
+    }
+
+    /// What others may see of its client.
+    #[must_use]
+    pub(crate) fn face(&self) -> Ref<'_, Face> {
+        self.client.face()
     }
 
     /// Both are the same client's.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, write};
 use sentinel_watcher::{Handover, HostPort};
+use tokio::time::Instant;
 
 use super::{Close, Session};
 use crate::door::{Master, Origin};
@@ -16,7 +17,7 @@ use crate::roster::Filter;
 use crate::settings::ClientAuth;
 
 /// A line of HELP for each command. In square brackets what may be left out.
-const HELP: [(&str, &str); 15] = [
+const HELP: [(&str, &str); 17] = [
     (
         "DRAIN",
         "Send all clients away in good order and end, as at SIGTERM.",
@@ -50,8 +51,16 @@ const HELP: [(&str, &str); 15] = [
         "What each failover was, the newest first.",
     ),
     (
+        "SHOW HOTKEYS [MASTER]",
+        "Hot keys and large values among sampled commands (--sample-commands).",
+    ),
+    (
         "SHOW POOLS [MASTER]",
         "The connections to every node: shared ones, and leases in use, idle and waited for.",
+    ),
+    (
+        "SHOW SLOWLOG [MASTER]",
+        "The last slow commands (--slowlog-threshold), the newest first.",
     ),
     (
         "SHOW STATS",
@@ -63,7 +72,7 @@ const HELP: [(&str, &str); 15] = [
     ),
     (
         "",
-        "Without MASTER the one of this port is meant. All but HELP and SHOW is for operators.",
+        "Without MASTER the one of this port is meant. All but HELP and SHOW is for operators, and so are HOTKEYS and SLOWLOG.",
     ),
 ];
 
@@ -148,6 +157,12 @@ impl Session {
         };
         let master = worker.masters.get(upstream).expect("it was found there");
         match what {
+            // They show what others store.
+            "hotkeys" | "slowlog" if !self.is_operator() => Ok(Err(
+                "NOPERM PROXY SHOW HOTKEYS and SLOWLOG are for operators, see PROXY HELP".to_owned(),
+            )),
+            "hotkeys" => Ok(Ok(master.findings.hotkeys(Instant::now()))),
+            "slowlog" => Ok(Ok(master.findings.slowlog(Instant::now()))),
             "failovers" => Ok(Ok(show::failovers(master))),
             "topology" => Ok(Ok(show::topology(master))),
             "clients" => {

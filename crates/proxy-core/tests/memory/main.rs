@@ -8,6 +8,7 @@ mod clients;
 mod common;
 mod entry;
 mod large;
+mod lookout;
 mod lost;
 mod moving;
 mod multi;

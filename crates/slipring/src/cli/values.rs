@@ -44,6 +44,21 @@ pub(crate) enum Choice<T> {
     Given(T),
 }
 
+/// A value that may be left out by saying so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Switch<T> {
+    Off,
+    On(T),
+}
+
+/// Where spans are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Collector {
+    pub(crate) address: HostPort,
+    /// `/v1/traces`, or what stands before it behind a gateway.
+    pub(crate) path: String,
+}
+
 /// Bytes: a number with `kb`, `mb`, `gb` (1024) or `k`, `m`, `g` (1000) behind it, as in redis.conf.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let units = [
@@ -87,6 +102,41 @@ pub(super) fn deadline_or_auto(text: &str) -> Result<Choice<Duration>, String> {
             .map(Choice::Given)
             .map_err(|_| "takes auto, or a duration: 30s, 2m".to_owned()),
     }
+}
+
+/// A duration that is not zero, or `off`.
+pub(super) fn deadline_or_off(text: &str) -> Result<Switch<Duration>, String> {
+    match text {
+        "off" => Ok(Switch::Off),
+        text => deadline(text)
+            .map(Switch::On)
+            .map_err(|_| "takes off, or a duration above zero: 10ms, 1s".to_owned()),
+    }
+}
+
+/// A number of things, or `off`.
+pub(super) fn count_or_off(text: &str) -> Result<Switch<u64>, String> {
+    match (text, text.parse()) {
+        ("off", _) => Ok(Switch::Off),
+        (_, Ok(number @ 1..=1_000_000_000)) => Ok(Switch::On(number)),
+        _ => Err("takes off, or a whole number from 1: 1000 is one command in a thousand".to_owned()),
+    }
+}
+
+/// A collector's address as OTEL_EXPORTER_OTLP_ENDPOINT has it.
+pub(super) fn collector(text: &str) -> Result<Collector, String> {
+    let takes = || {
+        "takes http://HOST:PORT of a collector that speaks OTLP over HTTP: http://127.0.0.1:4318".to_owned()
+    };
+    let rest = text.strip_prefix("http://").ok_or_else(takes)?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = host.parse().map_err(|_| takes())?;
+    let path = match path.trim_end_matches('/') {
+        "" => "/v1/traces".to_owned(),
+        path if path.ends_with("v1/traces") => format!("/{path}"),
+        path => format!("/{path}/v1/traces"),
+    };
+    Ok(Collector { address, path })
 }
 
 /// A number of threads, or `cores`.

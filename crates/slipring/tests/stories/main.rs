@@ -20,6 +20,7 @@ mod handover;
 mod idle_clients;
 mod kill;
 mod large_value;
+mod lookout;
 mod moved;
 mod pipelines;
 mod planned_failover;

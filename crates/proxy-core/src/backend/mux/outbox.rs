@@ -132,15 +132,16 @@ impl Outbox {
         }
     }
 
-    /// A copy of what stands at `place`.
-    pub(super) fn copy(&mut self, place: Place) -> Bytes {
+    /// What stands at `place`.
+    pub(super) fn bytes(&mut self, place: Place) -> &[u8] {
         let range = place.start as usize..(place.start + place.len) as usize;
-        Bytes::copy_from_slice(
-            self.chunk_mut(place)
-                .bytes
-                .get(range)
-                .expect("places are made by push"),
-        )
+        let chunk = self.chunk_mut(place);
+        chunk.bytes.get(range).expect("places are made by push")
+    }
+
+    /// A copy of it.
+    pub(super) fn copy(&mut self, place: Place) -> Bytes {
+        Bytes::copy_from_slice(self.bytes(place))
     }
 
     /// The frames that stand side by side at `place`, and whether any byte of each was written. Cold: they are

@@ -14,6 +14,7 @@ use crate::backend::Link;
 use crate::client::{Before, Shape, Ticket};
 use crate::error::{Sent, may_resend};
 use crate::limits;
+use crate::lookout::{Answered, Sight};
 use crate::metrics::Outcome;
 
 /// The reply being read.
@@ -28,8 +29,8 @@ pub(super) struct Replies {
     frames: u32,
     /// The node's entry check refused the command, or a command of the block.
     refused: bool,
-    /// The first part of a large reply has been passed on.
-    pub(super) passing: bool,
+    /// So many bytes of a large reply have been passed on.
+    passed: usize,
 }
 
 /// Replies that lie side by side in the read buffer, on their way out.
@@ -42,6 +43,13 @@ struct Batch<'a> {
     start: usize,
     /// Replies for one client, side by side: they leave in one write.
     run: Option<(Ticket, Range<usize>)>,
+}
+
+impl Replies {
+    /// The first part of a large reply has been passed on.
+    pub(super) fn is_passing(&self) -> bool {
+        self.passed > 0
+    }
 }
 
 impl State {
@@ -83,7 +91,7 @@ impl State {
             };
             let start = at;
             at += used;
-            let whole = self.replies.pieces.is_empty() && !self.replies.passing && !kind.is_error();
+            let whole = self.replies.pieces.is_empty() && !self.replies.is_passing() && !kind.is_error();
             let Some(front) = self.entries.front() else {
                 return Err(io::Error::other("a reply that nobody asked for"));
             };
@@ -115,7 +123,9 @@ impl State {
     fn run(&self, bytes: &[u8], seen: u64) -> (u64, usize) {
         match self.entries.front() {
             Some(front)
-                if front.shape.replies == 1 && self.replies.pieces.is_empty() && !self.replies.passing =>
+                if front.shape.replies == 1
+                    && self.replies.pieces.is_empty()
+                    && !self.replies.is_passing() =>
             {
                 self.replies.scan.run(bytes, front.unanswered() - seen)
             }
@@ -153,6 +163,14 @@ impl State {
                 }
                 batch.link.cells.commands(shape.command, Outcome::Ok, count);
                 batch.link.cells.command_durations(Class::Data, waited, count);
+                let answered = Answered {
+                    count,
+                    replies: batch.bytes.get(batch.start..end).unwrap_or_default(),
+                    passed: 0,
+                    took: waited,
+                    at: batch.now,
+                };
+                self.show(batch.link, &ticket, (place, done), &answered);
                 batch.join(ticket, end);
             }
             Addressee::Asker(asker) => {
@@ -164,6 +182,22 @@ impl State {
             Addressee::Nobody(_) => batch.finish(),
         }
         self.forget_front(place);
+    }
+
+    /// Shows what was answered to whoever looks for slow and hot commands; `done` others at the place were answered before.
+    #[inline]
+    fn show(&mut self, link: &Link, ticket: &Ticket, (place, done): (Place, usize), answered: &Answered<'_>) {
+        if let Some(lookout) = &link.lookout
+            && let Some(glance) = lookout.glance(answered)
+        {
+            let sight = Sight {
+                node: &link.node.address,
+                client: &ticket.face(),
+                frames: self.outbox.bytes(place),
+                done,
+            };
+            lookout.see(&glance, &sight, answered);
+        }
     }
 
     /// The addressee of the first `count` commands of the entry in front, and what they are; how many of that entry
@@ -216,14 +250,14 @@ impl State {
             && shape.refusable
             && kind == ReplyKind::Error
             && may_resend(Sent::Refused, shape.read, shape.resends);
-        let passing = replies.passing;
+        let passed = replies.passed;
         *replies = Replies {
             scan: std::mem::take(&mut replies.scan),
             ..Replies::default()
         };
 
         let (addressee, shape, place, done) = self.take_front(1);
-        if refused || (shape.read && !passing && addressee.is_behind_returned()) {
+        if refused || (shape.read && passed == 0 && addressee.is_behind_returned()) {
             if refusal == Some(Refusal::Readonly) {
                 link.hint(Suspicion::Demoted);
             }
@@ -251,6 +285,16 @@ impl State {
             };
             let waited = now.duration_since(self.outbox.since(place));
             link.account(shape, Class::Data, outcome, waited);
+            if let Addressee::Client(ticket) = &addressee {
+                let answered = Answered {
+                    count: 1,
+                    replies: &reply,
+                    passed,
+                    took: waited,
+                    at: now,
+                };
+                self.show(link, ticket, (place, done), &answered);
+            }
             addressee.deliver(reply, shape);
         }
         self.forget_front(place);
@@ -271,7 +315,8 @@ impl State {
             }) => return,
             _ => return replies.pieces.extend_from_slice(part),
         };
-        if replies.passing {
+        if replies.is_passing() {
+            replies.passed += part.len();
             ticket.part(part);
             return;
         }
@@ -281,8 +326,7 @@ impl State {
             && !matches!(replies.pieces.first(), Some(b'-' | b'!' | b'>'));
         if large && ticket.is_next() && !ticket.is_behind_returned() {
             ticket.part(&replies.pieces);
-            replies.pieces = BytesMut::new();
-            replies.passing = true;
+            replies.passed = std::mem::take(&mut replies.pieces).len();
         }
     }
 }

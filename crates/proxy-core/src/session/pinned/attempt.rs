@@ -1,19 +1,22 @@
 //! One attempt at one command: wait for the primary, take a lease, send, see to the answer.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, Refusal, ReplyKind, refusal};
 use sentinel_watcher::Suspicion;
+use tokio::time::Instant;
 
 use super::stay::{Call, HeldLease, Stay};
-use crate::backend::Backend;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, LeaseError};
+use crate::backend::{Backend, Link};
 use crate::client::Shape;
 use crate::client::face::Blocked;
 use crate::error::Error;
 use crate::limits;
+use crate::lookout::{Answered, Sight};
 use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use crate::route;
 use crate::session::{Close, Session};
@@ -379,12 +382,37 @@ impl Session {
         } else {
             Outcome::Ok
         };
-        link.account(call.shape, command.spec().class, outcome, call.since.elapsed());
+        let took = call.since.elapsed();
+        link.account(call.shape, command.spec().class, outcome, took);
+        self.point_out(&link, command, &reply, took);
         stay.note(command, kind, &reply, &mut self.profile);
         if !call.shape.read && !stay.state.in_multi {
             self.wrote_at = link.node.term;
         }
         self.client.reply(&reply);
         Attempt::Answered
+    }
+    /// Shows an answered command to whoever looks for slow and hot ones. What waits on purpose is not slow.
+    fn point_out(&self, link: &Link, command: &Command<Bytes>, reply: &[u8], took: Duration) {
+        let waits = command.may_block() || command.spec().class == Class::Wait;
+        let Some(lookout) = link.lookout.as_ref().filter(|_| !waits) else {
+            return;
+        };
+        let answered = Answered {
+            count: 1,
+            replies: reply,
+            passed: 0,
+            took,
+            at: Instant::now(),
+        };
+        if let Some(glance) = lookout.glance(&answered) {
+            let sight = Sight {
+                node: &link.node.address,
+                client: &self.client.face(),
+                frames: command.frame(),
+                done: 0,
+            };
+            lookout.see(&glance, &sight, &answered);
+        }
     }
 }
