@@ -30,6 +30,25 @@ for document in yaml.safe_load_all(open(sys.argv[1])):
         kubernetes_validate.validate(document, sys.argv[2], strict=True)
 ";
 
+/// Prints the values that no case sets to anything but their default.
+const UNTRIED: &str = r"
+import sys, glob, yaml
+def leaves(value, path=()):
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from leaves(below, path + (key,))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for one in value:
+            yield from leaves(one, path)
+    else:
+        yield path, value
+read = lambda file: list(leaves(yaml.safe_load(open(file)) or {}))
+tried = [leaf for case in glob.glob(sys.argv[1] + '/cases/*.yaml') for leaf in read(case)]
+for path, default in read(sys.argv[1] + '/slipring/values.yaml'):
+    if not any(known[:len(path)] == path and value != default for known, value in tried):
+        print('.'.join(path))
+";
+
 /// Tries everything. What is missing is brought into `target/`; Prometheus is taken from the PATH.
 ///
 /// # Errors
@@ -80,6 +99,12 @@ fn chart(slipring: &Path) -> Result<()> {
             .output()
             .with_context(|| format!("{what}, Kubernetes {version}"))
     };
+    let untried = Tool::new("python3", &["-c", UNTRIED, text(&charts)]).env("PYTHONPATH", text(&modules));
+    let untried = untried.output()?;
+    ensure!(
+        untried.is_empty(),
+        "no case of deploy/helm/cases sets these:\n{untried}"
+    );
     for case in &cases {
         let own = charts.join("slipring");
         Tool::new(

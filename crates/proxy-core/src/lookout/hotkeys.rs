@@ -3,6 +3,8 @@
 //! Keys are counted by the space-saving algorithm: where there is no room, the rarest one makes it, and the newcomer
 //! inherits its count as possible error. Whatever has more than its share of the samples is sure to be there.
 
+use std::cmp::Reverse;
+
 use resp_codec::Command;
 use tokio::time::Instant;
 
@@ -113,8 +115,8 @@ impl HotKeys {
 
     /// The hottest first, then the largest.
     pub(super) fn lines(mut self, now: Instant) -> Vec<String> {
-        self.keys.sort_by(|one, other| other.count.cmp(&one.count));
-        self.large.sort_by(|one, other| other.bytes.cmp(&one.bytes));
+        self.keys.sort_by_key(|hot| Reverse(hot.count));
+        self.large.sort_by_key(|large| Reverse(large.bytes));
         let percent = |count: u64| 100.0 * count as f64 / self.samples.max(1) as f64;
         let hot = self.keys.iter().take(limits::HOT_KEYS_SHOWN).map(|hot| {
             let (share, error) = (percent(hot.count), percent(hot.error));
