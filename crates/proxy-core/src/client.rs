@@ -61,14 +61,10 @@ struct State {
     in_flight: u64,
     /// Their bytes.
     in_flight_bytes: usize,
-    /// Replies that came before their turn, by sequence number.
-    parked: VecDeque<(u64, Bytes)>,
-    /// Commands to be sent again, by sequence number.
-    returned: VecDeque<Returned>,
+    /// `None` while there is nothing of it.
+    rare: Option<Box<Rare>>,
     /// The session's task.
     waker: Option<Waker>,
-    /// Whoever waits for `output` to fall below its bounds.
-    feeders: Vec<Waker>,
     /// Bytes written to the socket so far; how a slow client is told from a stuck one.
     written: u64,
     /// Bytes read from it so far.
@@ -81,6 +77,17 @@ struct State {
     broken_by: CloseReason,
     wants: Wants,
     order: Option<Order>,
+}
+
+/// What a client has none of for most of its time. Boxed, for it is a third of what an idle one would cost.
+#[derive(Default)]
+struct Rare {
+    /// Replies that came before their turn, by sequence number.
+    parked: VecDeque<(u64, Bytes)>,
+    /// Commands to be sent again, by sequence number.
+    returned: VecDeque<Returned>,
+    /// Whoever waits for `output` to fall below its bounds.
+    feeders: Vec<Waker>,
 }
 
 /// What the session's task sleeps for, besides its socket.
@@ -122,10 +129,8 @@ impl Client {
                 wrote_before: 0,
                 in_flight: 0,
                 in_flight_bytes: 0,
-                parked: VecDeque::new(),
-                returned: VecDeque::new(),
+                rare: None,
                 waker: None,
-                feeders: Vec::new(),
                 written: 0,
                 received: 0,
                 heard: face.since,
@@ -299,8 +304,11 @@ impl Client {
     pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
         let state = &mut *self.state.borrow_mut();
         let stalled = state.output.len() >= limits::OUTPUT_STALL_BYTES && state.io.is_some();
-        if stalled && !state.feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
-            state.feeders.push(cx.waker().clone());
+        if stalled {
+            let feeders = &mut state.rare_mut().feeders;
+            if !feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
+                feeders.push(cx.waker().clone());
+            }
         }
         stalled
     }
@@ -338,7 +346,7 @@ impl Client {
     /// Some command has to be sent again.
     #[must_use]
     pub(crate) fn has_returned(&self) -> bool {
-        !self.state.borrow().returned.is_empty()
+        self.state.borrow().first_returned().is_some()
     }
 
     /// A command behind `seq` may have been executed: the one at `seq` comes too late.
@@ -350,7 +358,10 @@ impl Client {
     /// The commands to be sent again, in order.
     #[must_use]
     pub(crate) fn take_returned(&self) -> VecDeque<Returned> {
-        std::mem::take(&mut self.state.borrow_mut().returned)
+        let state = &mut *self.state.borrow_mut();
+        let returned = state.rare.as_mut().map(|rare| std::mem::take(&mut rare.returned));
+        state.forget_rare();
+        returned.unwrap_or_default()
     }
 
     /// Why nothing can be written any more, if so.
@@ -440,15 +451,33 @@ impl State {
     fn fail(&mut self) {
         self.io = None;
         self.output = BytesMut::new();
-        self.parked.clear();
+        if let Some(rare) = &mut self.rare {
+            rare.parked.clear();
+        }
         self.wake();
         self.wake_feeders();
     }
 
     fn wake_feeders(&mut self) {
-        for feeder in self.feeders.drain(..) {
+        let Some(rare) = &mut self.rare else { return };
+        for feeder in rare.feeders.drain(..) {
             feeder.wake();
         }
+        self.forget_rare();
+    }
+
+    fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn forget_rare(&mut self) {
+        self.rare
+            .take_if(|rare| rare.parked.is_empty() && rare.returned.is_empty() && rare.feeders.is_empty());
+    }
+
+    /// The place of the first command that is to be sent again.
+    fn first_returned(&self) -> Option<u64> {
+        Some(self.rare.as_ref()?.returned.front()?.seq)
     }
 
     /// Writes `bytes` to the socket, or behind what waits for it.
@@ -538,11 +567,11 @@ impl State {
             self.put(bytes);
             self.unpark();
         } else if self.io.is_some() {
-            let at = self.parked.partition_point(|(seq, _)| *seq < first);
-            self.parked.insert(at, (first, Bytes::copy_from_slice(bytes)));
+            let parked = &mut self.rare_mut().parked;
+            let at = parked.partition_point(|(seq, _)| *seq < first);
+            parked.insert(at, (first, Bytes::copy_from_slice(bytes)));
             for offset in 1..count {
-                self.parked
-                    .insert(at + offset as usize, (first + offset, Bytes::new()));
+                parked.insert(at + offset as usize, (first + offset, Bytes::new()));
             }
         } else {
             self.head += count;
@@ -552,13 +581,12 @@ impl State {
 
     /// Replies whose turn has come leave, too.
     fn unpark(&mut self) {
-        while self.parked.front().is_some_and(|(seq, _)| *seq == self.head) {
-            let (_, bytes) = self.parked.pop_front().expect("just seen");
+        while let Some(rare) = &mut self.rare
+            && let Some((_, bytes)) = rare.parked.pop_front_if(|(seq, _)| *seq == self.head)
+        {
             self.head += 1;
             self.put(&bytes);
         }
-        if self.parked.is_empty() && self.parked.capacity() > 0 {
-            self.parked = VecDeque::new();
-        }
+        self.forget_rare();
     }
 }

@@ -24,6 +24,7 @@ mod proxy;
 mod shared;
 mod stream;
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -73,8 +74,6 @@ pub(crate) struct Session {
 /// A shared connection that the last command took, good while the topology is the same.
 struct Cached {
     epoch: Epoch,
-    /// The primary's term at that epoch.
-    term: Option<Epoch>,
     plan: Plan,
     mux: Rc<Mux>,
 }
@@ -96,6 +95,9 @@ enum Turn {
     /// It is over.
     Close(CloseReason),
 }
+
+/// What a session does off its common way.
+type Left<'a> = Pin<Box<dyn Future<Output = Result<(), Close>> + 'a>>;
 
 /// Commands of one shape that stand side by side in the input and go the same way: they are sent as one.
 struct Group {
@@ -175,19 +177,23 @@ impl Session {
             self.client.rest(true);
             let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
             self.client.rest(false);
-            // Boxed: what is rare must not make the future of every idle session large.
-            let done = match turn {
-                Turn::Aside(command) => Box::pin(self.aside(command)).await,
-                Turn::Held(command) => Box::pin(self.hold(command)).await,
-                Turn::Large => Box::pin(self.large()).await,
-                Turn::Recover => Box::pin(self.recover()).await,
-                Turn::Stream => Box::pin(self.listen()).await,
-                Turn::Malformed(error) => Err(Box::pin(self.malformed(error)).await),
-                Turn::Close(reason) => Err(Close(reason)),
-            };
-            if let Err(Close(reason)) = done {
+            if let Err(Close(reason)) = self.leave(turn).await {
                 return reason;
             }
+        }
+    }
+
+    /// What the session does off its common way. Boxed, and made here: what is rare must not make the future of every
+    /// idle session large.
+    fn leave(&mut self, turn: Turn) -> Left<'_> {
+        match turn {
+            Turn::Aside(command) => Box::pin(self.aside(command)),
+            Turn::Held(command) => Box::pin(self.hold(command)),
+            Turn::Large => Box::pin(self.large()),
+            Turn::Recover => Box::pin(self.recover()),
+            Turn::Stream => Box::pin(self.listen()),
+            Turn::Malformed(error) => Box::pin(async move { Err(self.malformed(error).await) }),
+            Turn::Close(reason) => Box::pin(std::future::ready(Err(Close(reason)))),
         }
     }
 
@@ -366,17 +372,15 @@ impl Session {
         let fits = |cached: &Cached| cached.epoch == epoch && cached.plan == plan && cached.mux.is_open();
         if !slot.as_ref().is_some_and(fits) {
             let backend = self.door.fleet.backend_of(plan, &self.profile);
-            let term = backend.link().node.term;
             *slot = Some(Cached {
                 epoch,
-                term,
                 plan,
                 mux: backend.mux(self.id),
             });
         }
         let cached = slot.as_ref().expect("just filled");
         if !shape.read {
-            self.wrote_at = cached.term;
+            self.wrote_at = cached.mux.link().node.term;
         }
         &cached.mux
     }
@@ -417,5 +421,28 @@ fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
         refusable: (!spec.flags.contains(CommandFlags::SCRIPT) && spec.class != Class::Control)
             || is_sabotaged(Sabotage::RetryScripts),
         resends: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle client costs is these three: the session and its future, in one task, and what its muxes see of it.
+    #[test]
+    fn an_idle_client_is_small() {
+        fn future_of<F: Future>(_: impl FnOnce(&'static mut Session) -> F) -> usize {
+            size_of::<F>()
+        }
+        let sizes = [
+            size_of::<Session>(),
+            future_of(|session| session.run()),
+            size_of::<Client>(),
+        ];
+        let bounds = [248, 56, 376];
+        assert!(
+            sizes.iter().zip(bounds).all(|(size, bound)| *size <= bound),
+            "{sizes:?} bytes"
+        );
     }
 }

@@ -139,9 +139,8 @@ impl Ticket {
         self.client
             .state
             .borrow()
-            .returned
-            .front()
-            .is_some_and(|first| first.seq < self.seq)
+            .first_returned()
+            .is_some_and(|first| first < self.seq)
     }
 
     /// All earlier commands of this client have been answered.
@@ -188,8 +187,9 @@ impl Ticket {
         debug_assert_eq!(self.count, 1, "a run is answered whole");
         let state = &mut *self.client.state.borrow_mut();
         state.landed(self.count, self.bytes);
-        let at = state.returned.partition_point(|other| other.seq < self.seq);
-        state.returned.insert(
+        let returned = &mut state.rare_mut().returned;
+        let at = returned.partition_point(|other| other.seq < self.seq);
+        returned.insert(
             at,
             Returned {
                 seq: self.seq,
