@@ -9,6 +9,7 @@
 //! ```
 
 mod benchmark;
+mod fairness;
 mod front;
 mod idle;
 mod interrupt;
@@ -18,6 +19,7 @@ mod report;
 mod rounds;
 mod sample;
 mod thresholds;
+mod through;
 mod usage;
 mod workload;
 
@@ -54,6 +56,16 @@ pub fn run(options: &Options) -> Result<Verdict> {
                 let result = idle::run(&lab, options, &interrupt)?;
                 println!("{}", report::idle_table(&result));
                 report.idle = result;
+            }
+            Kind::Through => {
+                let result = through::run(&lab, options, &interrupt)?;
+                println!("{}", report::through_table(&result));
+                report.through = result;
+            }
+            Kind::Fairness => {
+                let result = fairness::run(&lab, options, &interrupt)?;
+                println!("{}", report::fairness_table(&result));
+                report.fairness = result;
             }
         }
     }

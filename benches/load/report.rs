@@ -10,10 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::fairness::FairnessResult;
 use super::front::Peer;
 use super::idle::IdleResult;
 use super::options::Options;
 use super::rounds::{FrontResult, WorkloadResult};
+use super::through::ThroughResult;
 
 /// Everything measured, as it goes into the JSON file.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,8 @@ pub(super) struct Report {
     seconds: f64,
     pub(super) workloads: Vec<WorkloadResult>,
     pub(super) idle: Vec<IdleResult>,
+    pub(super) through: Vec<ThroughResult>,
+    pub(super) fairness: Vec<FairnessResult>,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,6 +69,8 @@ impl Report {
             seconds: options.seconds,
             workloads: Vec::new(),
             idle: Vec::new(),
+            through: Vec::new(),
+            fairness: Vec::new(),
         }
     }
 
@@ -192,6 +198,53 @@ pub(super) fn idle_table(results: &[IdleResult]) -> String {
                 mib(result.after_bytes as f64)
             ),
         };
+    }
+    out
+}
+
+/// The table of the workload `through`.
+pub(super) fn through_table(results: &[ThroughResult]) -> String {
+    let mut out = "a value of 512 MiB: resident memory in MiB (through)\n".to_owned();
+    let _ = writeln!(
+        out,
+        "  {:<11} {:>8} {:>14} {:>14}",
+        "front", "before", "most, written", "most, read"
+    );
+    for result in results {
+        let most = |bytes: u64| mib(bytes as f64);
+        let _ = match &result.failure {
+            Some(failure) => writeln!(out, "  {:<11} failed: {failure}", result.peer),
+            None => writeln!(
+                out,
+                "  {:<11} {:>8.1} {:>14.1} {:>14.1}",
+                result.peer,
+                most(result.rest_bytes),
+                most(result.written_peak_bytes),
+                most(result.read_peak_bytes)
+            ),
+        };
+    }
+    out
+}
+
+/// The table of the workload `fairness`.
+pub(super) fn fairness_table(results: &[FairnessResult]) -> String {
+    let mut out = "GET 16 B of 4 clients, beside another (fairness)\n".to_owned();
+    let _ = writeln!(
+        out,
+        "  {:<32} {:<11} {:>8} {:>8} {:>13}",
+        "beside", "front", "p50 ms", "p99 ms", "p99 x direct"
+    );
+    for result in results {
+        let _ = writeln!(
+            out,
+            "  {:<32} {:<11} {:>8.3} {:>8.3} {:>13}",
+            result.neighbour,
+            result.peer,
+            result.p50_ms,
+            result.p99_ms,
+            or_dash(result.p99_to_direct.as_ref())
+        );
     }
     out
 }

@@ -62,16 +62,25 @@ impl Sub for Cpu {
 
 /// Resident memory of a process in bytes.
 pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmRSS")
+}
+
+/// The most that it has ever been.
+pub(super) fn peak_bytes(pid: u32) -> Result<u64> {
+    memory(pid, "VmHWM")
+}
+
+fn memory(pid: u32, row: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
+        .find_map(|line| line.strip_prefix(row)?.strip_prefix(':'))
+        .with_context(|| format!("no {row}"))?;
     let kib: u64 = line
         .trim()
         .trim_end_matches(" kB")
         .parse()
-        .context("VmRSS is no number of kB")?;
+        .with_context(|| format!("{row} is no number of kB"))?;
     Ok(kib * 1024)
 }
 

@@ -15,6 +15,10 @@ pub(super) enum Kind {
     Requests(Requests),
     /// Clients that are connected and silent: memory.
     Idle,
+    /// Values of 512 MiB: memory.
+    Through,
+    /// Small requests beside a client that asks for much: latency.
+    Fairness,
 }
 
 /// The parameters of one redis-benchmark run.
@@ -85,6 +89,16 @@ pub(super) const ALL: &[Workload] = &[
         name: "idle",
         title: "idle clients",
         kind: Kind::Idle,
+    },
+    Workload {
+        name: "through",
+        title: "values of 512 MiB",
+        kind: Kind::Through,
+    },
+    Workload {
+        name: "fairness",
+        title: "small requests beside a client that asks for much",
+        kind: Kind::Fairness,
     },
 ];
 

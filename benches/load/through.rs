@@ -1,0 +1,90 @@
+//! The workload `through`: what a front's memory grows by while values of 512 MiB pass through it, both ways.
+
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use super::front::{Front, Peer};
+use super::interrupt::Interrupt;
+use super::lab::{KEY, Lab};
+use super::options::Options;
+use super::report::progress;
+use super::usage::{peak_bytes, resident_bytes};
+
+/// Resident memory of one front, in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct ThroughResult {
+    pub(super) peer: Peer,
+    pub(super) value_bytes: usize,
+    /// Before.
+    pub(super) rest_bytes: u64,
+    /// The most that it was while a value was written, and then read.
+    pub(super) written_peak_bytes: u64,
+    pub(super) read_peak_bytes: u64,
+    pub(super) failure: Option<String>,
+}
+
+/// As much as Redis takes.
+const VALUE_BYTES: usize = 512 << 20;
+
+/// Measures the fronts one after the other, each started afresh.
+pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<ThroughResult>> {
+    let mut results = Vec::new();
+    let peers = options.peers.iter().filter(|peer| peer.is_installed());
+    for &peer in peers.filter(|peer| !matches!(peer, Peer::Floor | Peer::Direct)) {
+        progress(&format!("through: {peer}"));
+        lab.fill(16)?;
+        let front = Front::start(lab, peer, 16)?;
+        let mut result = ThroughResult {
+            peer,
+            value_bytes: VALUE_BYTES,
+            rest_bytes: resident_bytes(front.pid)?,
+            written_peak_bytes: 0,
+            read_peak_bytes: 0,
+            failure: None,
+        };
+        if let Err(e) = measure(&front, &mut result) {
+            interrupt.check()?;
+            result.failure = Some(format!("{e:#}"));
+        }
+        results.push(result);
+    }
+    lab.fill(16)?;
+    progress("");
+    Ok(results)
+}
+
+fn measure(front: &Front, result: &mut ThroughResult) -> Result<()> {
+    let mut socket = TcpStream::connect(front.address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let piece = vec![b'v'; 1 << 20];
+    socket
+        .write_all(format!("*3\r\n$3\r\nSET\r\n${}\r\n{KEY}\r\n${VALUE_BYTES}\r\n", KEY.len()).as_bytes())?;
+    for _ in 0..VALUE_BYTES / piece.len() {
+        socket.write_all(&piece)?;
+    }
+    socket.write_all(b"\r\n")?;
+    expect(&mut socket, b"+OK\r\n").context("SET")?;
+    result.written_peak_bytes = peak_bytes(front.pid)?;
+
+    socket.write_all(format!("GET {KEY}\r\n").as_bytes())?;
+    expect(&mut socket, format!("${VALUE_BYTES}\r\n").as_bytes()).context("GET")?;
+    let mut came = piece.clone();
+    for _ in 0..VALUE_BYTES / piece.len() {
+        socket.read_exact(&mut came)?;
+        ensure!(came == piece, "another value came back");
+    }
+    expect(&mut socket, b"\r\n").context("its end")?;
+    result.read_peak_bytes = peak_bytes(front.pid)?;
+    Ok(())
+}
+
+fn expect(socket: &mut impl Read, wanted: &[u8]) -> Result<()> {
+    let mut came = vec![0; wanted.len()];
+    socket.read_exact(&mut came)?;
+    ensure!(came == wanted, "{:?} came", String::from_utf8_lossy(&came));
+    Ok(())
+}
