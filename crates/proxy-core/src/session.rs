@@ -439,7 +439,7 @@ mod tests {
             future_of(|session| session.run()),
             size_of::<Client>(),
         ];
-        let bounds = [248, 56, 376];
+        let bounds = [256, 64, 400];
         assert!(
             sizes.iter().zip(bounds).all(|(size, bound)| *size <= bound),
             "{sizes:?} bytes"
