@@ -37,14 +37,28 @@ pub(super) fn run(
     interrupt: &Interrupt,
     mut during: impl FnMut(u32),
 ) -> Result<Outcome> {
-    let log = folder.join("redis-benchmark.log");
-    // Processes append to their logs, but this one's is its answer.
-    fs::write(&log, "")?;
-    let args = arguments(requests, count, address);
-    let process = Process::start("redis-benchmark", Path::new("redis-benchmark"), args, log)?;
+    let writes = requests.writes_among(count);
+    let start = |name: &str, requests: &Requests, count: u64| {
+        let log = folder.join(format!("redis-benchmark.{name}.log"));
+        // Processes append to their logs, but this one's is its answer.
+        fs::write(&log, "")?;
+        let args = arguments(requests, count, address);
+        Process::start("redis-benchmark", Path::new("redis-benchmark"), args, log)
+    };
+    let process = start("1", requests, count - writes)?;
+    let beside = Requests {
+        test: "set",
+        clients: requests.writers,
+        ..*requests
+    };
+    let beside = if writes > 0 {
+        Some(start("2", &beside, writes)?)
+    } else {
+        None
+    };
     let begin = Instant::now();
     let mut glanced = begin;
-    while let Some(pid) = process.pid() {
+    while let Some(pid) = process.pid().or_else(|| beside.as_ref()?.pid()) {
         interrupt.check()?;
         if begin.elapsed() > PATIENCE {
             bail!("redis-benchmark stalled: not done after {} s", PATIENCE.as_secs());
@@ -55,6 +69,15 @@ pub(super) fn run(
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    let mut outcome = outcome(&process)?;
+    if let Some(beside) = beside {
+        // Latencies are the readers'.
+        outcome.requests_per_second += self::outcome(&beside)?.requests_per_second;
+    }
+    Ok(outcome)
+}
+
+fn outcome(process: &Process) -> Result<Outcome> {
     let status = process.wait(Duration::ZERO)?;
     if !status.success() {
         bail!("redis-benchmark: {status}: {}", process.log().trim());
@@ -69,6 +92,7 @@ fn arguments(requests: &Requests, count: u64, address: SocketAddr) -> Vec<String
         pipeline,
         value_bytes,
         keep_alive,
+        writers: _,
     } = *requests;
     let (host, port, keep_alive) = (address.ip(), address.port(), u8::from(keep_alive));
     format!(

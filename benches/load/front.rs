@@ -29,6 +29,8 @@ pub enum Peer {
     Haproxy,
     /// nutcracker (twemproxy): one backend connection, single-threaded.
     Nutcracker,
+    /// envoy's Redis filter with one thread.
+    Envoy,
 }
 
 /// A front that serves.
@@ -55,6 +57,7 @@ impl Peer {
             Self::Direct | Self::Floor | Self::Slipring => return true,
             Self::Haproxy => "haproxy",
             Self::Nutcracker => "nutcracker",
+            Self::Envoy => "envoy",
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
@@ -69,6 +72,7 @@ impl Display for Peer {
             Self::Slipring => "slipring",
             Self::Haproxy => "haproxy",
             Self::Nutcracker => "nutcracker",
+            Self::Envoy => "envoy",
         })
     }
 }
@@ -169,6 +173,13 @@ fn command(
                 ),
             )
         }
+        Peer::Envoy => {
+            let file = folder.join("envoy.yaml");
+            fs::write(&file, envoy_config(port.address(), lab.redis.address()))?;
+            // It alone of its kind here: no shared memory with a successor.
+            let options = "--concurrency 1 --disable-hot-restart --log-level warn";
+            ("envoy".into(), format!("-c {} {options}", file.display()))
+        }
     };
     let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
     if peer == Peer::Slipring {
@@ -189,5 +200,36 @@ fn nutcracker_config(listen: &str, redis: &str) -> String {
     format!(
         "redis:\n  listen: {listen}\n  redis: true\n  hash: fnv1a_64\n  distribution: ketama\n  backlog: 4096\n\
          \x20 auto_eject_hosts: false\n  servers:\n   - {redis}:1\n"
+    )
+}
+
+fn envoy_config(listen: SocketAddr, redis: SocketAddr) -> String {
+    let address = |of: SocketAddr| {
+        format!(
+            "{{socket_address: {{address: {}, port_value: {}}}}}",
+            of.ip(),
+            of.port()
+        )
+    };
+    let (listen, redis) = (address(listen), address(redis));
+    format!(
+        "static_resources:\n\
+         \x20 listeners:\n\
+         \x20 - address: {listen}\n\
+         \x20   filter_chains:\n\
+         \x20   - filters:\n\
+         \x20     - name: envoy.filters.network.redis_proxy\n\
+         \x20       typed_config:\n\
+         \x20         \"@type\": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy\n\
+         \x20         stat_prefix: redis\n\
+         \x20         settings: {{op_timeout: 10s}}\n\
+         \x20         prefix_routes: {{catch_all_route: {{cluster: redis}}}}\n\
+         \x20 clusters:\n\
+         \x20 - name: redis\n\
+         \x20   connect_timeout: 1s\n\
+         \x20   type: STATIC\n\
+         \x20   load_assignment:\n\
+         \x20     cluster_name: redis\n\
+         \x20     endpoints: [{{lb_endpoints: [{{endpoint: {{address: {redis}}}}}]}}]\n"
     )
 }

@@ -18,6 +18,7 @@ mod options;
 mod report;
 mod rounds;
 mod sample;
+mod syscalls;
 mod thresholds;
 mod through;
 mod usage;

@@ -21,7 +21,7 @@ pub struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "direct,floor,slipring,haproxy,nutcracker"
+        default_value = "direct,floor,slipring,haproxy,nutcracker,envoy"
     )]
     pub peers: Vec<Peer>,
     /// Interleaved rounds; medians are taken over them.
@@ -45,6 +45,9 @@ pub struct Options {
     /// Where the JSON goes [default: load/<seconds since 1970>.json in the target folder].
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Counts the system calls of each front as well, in runs of their own (needs strace).
+    #[arg(long)]
+    pub syscalls: bool,
     /// Compares with the project's thresholds, and fails when one is missed or was not measured.
     #[arg(long)]
     pub check: bool,

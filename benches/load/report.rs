@@ -15,6 +15,8 @@ use super::front::Peer;
 use super::idle::IdleResult;
 use super::options::Options;
 use super::rounds::{FrontResult, WorkloadResult};
+use super::sample::{Sample, median};
+use super::syscalls;
 use super::through::ThroughResult;
 
 /// Everything measured, as it goes into the JSON file.
@@ -89,16 +91,20 @@ impl Report {
         )
     }
 
-    /// Processor time per request of one front over that of another.
-    pub(super) fn ratio(&self, workload: &str, front: Peer, to: Peer) -> Option<f64> {
+    /// A quantity of one front over that of another: the median of the ratios within a round.
+    pub(super) fn ratio(&self, workload: &str, of: fn(&Sample) -> f64, front: Peer, to: Peer) -> Option<f64> {
         let workload = self.workloads.iter().find(|result| result.name == workload)?;
-        let front = workload.fronts.iter().find(|result| result.peer == front)?;
-        // What failed half-way has not shown anything.
-        if front.failure.is_some() {
-            None
-        } else {
-            front.ratio_to.get(&to).copied()
-        }
+        let rounds = |peer: Peer| {
+            let result = workload.fronts.iter().find(|result| result.peer == peer)?;
+            // What failed half-way has not shown anything.
+            (result.failure.is_none() && !result.rounds.is_empty()).then_some(&result.rounds)
+        };
+        let (ours, theirs) = (rounds(front)?, rounds(to)?);
+        Some(median(
+            ours.iter()
+                .zip(theirs)
+                .map(|(ours, theirs)| of(ours) / of(theirs)),
+        ))
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
@@ -131,6 +137,10 @@ pub(super) fn requests_table(result: &WorkloadResult) -> String {
     );
     for front in &result.fronts {
         let _ = writeln!(out, "{}", row(front, &result.fronts));
+    }
+    for front in result.fronts.iter().filter(|front| !front.syscalls.is_empty()) {
+        let calls = syscalls::line(&front.syscalls);
+        let _ = writeln!(out, "  {:<11} system calls per request: {calls}", front.peer);
     }
     out
 }

@@ -13,6 +13,7 @@ use super::lab::Lab;
 use super::options::Options;
 use super::report::progress;
 use super::sample::{Sample, median};
+use super::syscalls::{self, Calls};
 use super::usage::{self, Cpu};
 use super::workload::{Requests, Workload};
 
@@ -34,6 +35,8 @@ pub(super) struct FrontResult {
     /// Its processor time per request over that of each front: the median of the ratios within a round.
     pub(super) ratio_to: BTreeMap<Peer, f64>,
     pub(super) rounds: Vec<Sample>,
+    /// System calls per request, where they were asked for.
+    pub(super) syscalls: Calls,
     /// Why it was left out after its last round here.
     pub(super) failure: Option<String>,
 }
@@ -43,6 +46,7 @@ struct Contender {
     front: Front,
     requests: u64,
     samples: Vec<Sample>,
+    syscalls: Calls,
     failure: Option<String>,
 }
 
@@ -62,6 +66,7 @@ pub(super) fn run(
             front,
             requests: 0,
             samples: Vec::new(),
+            syscalls: Calls::new(),
             failure: None,
         });
     }
@@ -81,6 +86,20 @@ pub(super) fn run(
             ));
             let measured = contender.measure(lab, requests, interrupt);
             contender.note(measured, workload, interrupt)?;
+        }
+    }
+    if options.syscalls {
+        let living = contenders
+            .iter_mut()
+            .filter(|contender| contender.failure.is_none());
+        for contender in living {
+            progress(&format!(
+                "{}: system calls of {}",
+                workload.name, contender.front.peer
+            ));
+            let counted = syscalls::count(lab, &contender.front, requests, interrupt);
+            let kept = counted.map(|calls| contender.syscalls = calls);
+            contender.note(kept, workload, interrupt)?;
         }
     }
     progress("");
@@ -108,6 +127,7 @@ fn results(contenders: Vec<Contender>) -> Vec<FrontResult> {
                 .map(|(peer, theirs)| (*peer, ratio(&contender.samples, theirs)))
                 .collect(),
             rounds: contender.samples,
+            syscalls: contender.syscalls,
             failure: contender.failure,
         })
         .collect()

@@ -1,7 +1,8 @@
-//! What the project has promised of its processor time, and `--check`, which compares.
+//! What the project has promised of its costs, and `--check`, which compares.
 
 use super::front::Peer;
 use super::report::Report;
+use super::sample::Sample;
 
 /// Whether the promises hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,23 +13,66 @@ pub enum Verdict {
     Missed,
 }
 
-/// slipring's processor time per request under `workload` is at most `ratio` times that of `peer`.
+/// What of slipring, under a workload, is bounded by how many times the same of a peer.
 struct Threshold {
     workload: &'static str,
+    what: What,
     peer: Peer,
     ratio: f64,
 }
 
+#[derive(Clone, Copy)]
+enum What {
+    /// Processor time per request of the front: at most.
+    Front,
+    /// Processor time per request of the Redis behind: at most.
+    Behind,
+    /// Requests a second: at least.
+    Speed,
+    /// The 99.9th percentile of the latency: at most.
+    Tail,
+}
+
 const THRESHOLDS: &[Threshold] = &[
-    at_most("get", 0.8, Peer::Haproxy),
-    at_most("set", 0.8, Peer::Haproxy),
-    at_most("get-p16", 0.8, Peer::Haproxy),
-    at_most("set-p16", 0.8, Peer::Haproxy),
+    front("get", 1.10, Peer::Floor),
+    front("get", 0.95, Peer::Nutcracker),
+    front("get", 0.55, Peer::Haproxy),
+    front("set", 1.12, Peer::Floor),
+    front("set", 0.95, Peer::Nutcracker),
+    front("set", 0.65, Peer::Haproxy),
+    front("get-c500", 1.15, Peer::Floor),
+    front("set-c500", 1.15, Peer::Floor),
+    front("get-c1", 2.1, Peer::Floor),
+    front("get-c8", 1.45, Peer::Floor),
+    front("get-p16", 1.3, Peer::Floor),
+    front("get-p16", 0.55, Peer::Nutcracker),
+    front("get-p16", 0.65, Peer::Haproxy),
+    front("set-p16", 1.3, Peer::Floor),
+    front("set-p16", 0.55, Peer::Nutcracker),
+    front("set-p16", 0.65, Peer::Haproxy),
+    front("get-1k", 1.15, Peer::Floor),
+    front("get-64k", 0.42, Peer::Haproxy),
+    front("get-64k", 0.85, Peer::Nutcracker),
+    front("get-1m", 0.62, Peer::Haproxy),
+    front("get-1m", 1.0, Peer::Nutcracker),
+    front("mset", 1.15, Peer::Floor),
+    front("mset", 0.75, Peer::Nutcracker),
+    front("churn", 1.1, Peer::Floor),
+    threshold(What::Behind, "get", 0.38, Peer::Direct),
+    threshold(What::Speed, "get", 1.05, Peer::Direct),
+    threshold(What::Speed, "get-c500", 1.0, Peer::Direct),
+    threshold(What::Speed, "get-p16", 0.7, Peer::Direct),
+    threshold(What::Tail, "get", 1.0, Peer::Direct),
 ];
 
-const fn at_most(workload: &'static str, ratio: f64, peer: Peer) -> Threshold {
+const fn front(workload: &'static str, ratio: f64, peer: Peer) -> Threshold {
+    threshold(What::Front, workload, ratio, peer)
+}
+
+const fn threshold(what: What, workload: &'static str, ratio: f64, peer: Peer) -> Threshold {
     Threshold {
         workload,
+        what,
         peer,
         ratio,
     }
@@ -42,23 +86,57 @@ pub(super) fn needs(workload: &str) -> bool {
 /// Prints each threshold with what was measured.
 pub(super) fn check(report: &Report) -> Verdict {
     let mut verdict = Verdict::Met;
-    println!("slipring's processor time per request, at most:");
+    println!("slipring compared with what is promised of it:");
     for Threshold {
         workload,
+        what,
         peer,
         ratio,
     } in THRESHOLDS
     {
-        let measured = report.ratio(workload, Peer::Slipring, *peer);
+        let measured = report.ratio(workload, what.field(), Peer::Slipring, *peer);
+        let met = measured.is_some_and(|measured| what.holds(measured, *ratio));
         let outcome = match measured {
-            Some(measured) if measured <= *ratio => format!("{measured:.2}  met"),
+            Some(measured) if met => format!("{measured:.2}  met"),
             Some(measured) => format!("{measured:.2}  MISSED"),
             None => "not measured".to_owned(),
         };
-        if measured.is_none_or(|measured| measured > *ratio) {
+        if !met {
             verdict = Verdict::Missed;
         }
-        println!("  {workload:<10} {ratio:.2} x {peer:<12} {outcome}");
+        println!(
+            "  {workload:<10} {:<34} {ratio:.2} x {peer:<12} {outcome}",
+            what.name()
+        );
     }
     verdict
+}
+
+// === impl What ===
+
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Front => "processor time, at most",
+            Self::Behind => "processor time of Redis, at most",
+            Self::Speed => "requests a second, at least",
+            Self::Tail => "p99.9, at most",
+        }
+    }
+
+    fn field(self) -> fn(&Sample) -> f64 {
+        match self {
+            Self::Front => |sample| sample.front_us,
+            Self::Behind => |sample| sample.redis_us,
+            Self::Speed => |sample| sample.requests_per_second,
+            Self::Tail => |sample| sample.p999_ms,
+        }
+    }
+
+    fn holds(self, measured: f64, bound: f64) -> bool {
+        match self {
+            Self::Speed => measured >= bound,
+            Self::Front | Self::Behind | Self::Tail => measured <= bound,
+        }
+    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Requests {
     pub(super) value_bytes: usize,
     /// Whether a connection serves more than one request (`-k`).
     pub(super) keep_alive: bool,
+    /// Clients that send SET meanwhile, each about as often as the others send theirs.
+    pub(super) writers: u32,
 }
 
 /// All workloads, in the order in which they run.
@@ -85,6 +87,15 @@ pub(super) const ALL: &[Workload] = &[
         "GET 16 B, 50 clients, a connection for each request",
         get().reconnecting(),
     ),
+    workload(
+        "mixed",
+        "GET of 45 clients and SET of 5, 16 B: nine reads to a write",
+        Requests {
+            clients: 45,
+            writers: 5,
+            ..get()
+        },
+    ),
     Workload {
         name: "idle",
         title: "idle clients",
@@ -117,6 +128,7 @@ const fn get() -> Requests {
         pipeline: 1,
         value_bytes: 16,
         keep_alive: true,
+        writers: 0,
     }
 }
 
@@ -144,6 +156,11 @@ impl Requests {
             keep_alive: false,
             ..self
         }
+    }
+
+    /// Of `count` requests those that the writers send.
+    pub(super) fn writes_among(&self, count: u64) -> u64 {
+        count * u64::from(self.writers) / u64::from(self.clients + self.writers)
     }
 
     /// Requests of the warm-up, from whose speed the length of a measurement follows: some tenths of a second of work.
