@@ -136,6 +136,33 @@ fn an_open_transaction_is_replayed_on_the_new_primary() {
     });
 }
 
+/// What promotes the node again may stand behind MULTI, of the same client's programme.
+#[test]
+fn multi_opens_on_a_node_that_is_demoted() {
+    run(async |world| {
+        world.a.become_a(Temper::Replica);
+        world.moving();
+        let mut client = world.client();
+        assert_eq!(client.ask("MULTI; GET n").await, "+OK +QUEUED");
+        client.send("INCR n; EXEC").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        assert_eq!(
+            world.a.received("INCR").len(),
+            1,
+            "refused, it waits as others do"
+        );
+        world.switch();
+        assert_eq!(client.replies(2).await, "+QUEUED [nil :1]");
+        // Where nobody answers, it waits.
+        world.b.kill();
+        world.moving();
+        client.send("MULTI").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        world.serve(&world.a);
+        assert_eq!(client.reply().await, "+OK");
+    });
+}
+
 #[test]
 fn an_open_transaction_whose_connection_is_lost_is_replayed() {
     run(async |world| {

@@ -81,9 +81,12 @@ impl Session {
         command: &Command<Bytes>,
         call: &mut Call,
     ) -> Result<Option<Bytes>, Close> {
-        // What only queues in an open MULTI needs no serving primary; what is broken needs none either.
-        let queues = stay.state.in_multi && call.queues;
-        let waits = !queues && !route::is_for_the_node(command.spec());
+        // What only queues in an open MULTI needs no serving primary, unless it was refused; what is broken needs none
+        // either. MULTI itself is tried once: a node that is demoted grants it, and what is to promote it may stand behind.
+        let opens =
+            !stay.state.in_multi && command.spec().name == "multi" && std::mem::take(&mut call.queues);
+        let queues = stay.state.in_multi && call.queues && call.refused.is_none();
+        let waits = !queues && !opens && !route::is_for_the_node(command.spec());
         if !waits || stay.instead_of(command, self.profile.resp).is_some() {
             return Ok(None);
         }
