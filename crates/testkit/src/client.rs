@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use crate::reply::Reply;
 use crate::servers::Login;
-use crate::wait::PROBE_TIMEOUT;
 
 /// How long a reply may take unless told otherwise: past any hold of a failover.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -83,14 +82,18 @@ impl Client {
         Err(last.into())
     }
 
-    /// Connects and, if there is a login, proves it by AUTH.
+    /// Connects and, if there is a login, proves it by AUTH, whose answer may take so long.
     ///
     /// # Errors
     /// As [`Client::connect`], and when the login is refused.
-    pub fn connect_as(address: impl ToSocketAddrs, login: Option<&Login>) -> Result<Self, Broken> {
+    pub fn connect_as(
+        address: impl ToSocketAddrs,
+        login: Option<&Login>,
+        patience: Duration,
+    ) -> Result<Self, Broken> {
         let mut client = Self::connect(address)?;
         if let Some(login) = login {
-            client.set_timeout(PROBE_TIMEOUT)?;
+            client.set_timeout(patience)?;
             let reply = client.command(&login.auth_command())?;
             if let Some(error) = reply.error() {
                 return Err(Broken {

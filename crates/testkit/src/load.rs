@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::client::Client;
+use crate::client::{Client, REPLY_TIMEOUT};
 use crate::servers::Login;
 
 pub use journal::{Kind, Operation, Outcome};
@@ -177,7 +177,7 @@ impl LoadBuilder {
     }
 
     fn clear(&self) -> Result<()> {
-        let mut client = Client::connect_as(self.address, self.login.as_ref())?;
+        let mut client = Client::connect_as(self.address, self.login.as_ref(), REPLY_TIMEOUT)?;
         let pattern = format!("{}:*", self.name);
         let mut cursor = "0".to_owned();
         loop {

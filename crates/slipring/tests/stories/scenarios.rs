@@ -77,8 +77,8 @@ on_each_server! {
         kept(Scenario::Loading, flavor, None)
     }
 
-    fn slipring_before_the_cluster(flavor: Flavor) -> Result<()> {
-        kept(Scenario::BeforeCluster, flavor, None)
+    fn slipring_before_the_cluster_with_passwords(flavor: Flavor) -> Result<()> {
+        kept(Scenario::BeforeCluster, flavor, password())
     }
 
     fn replies_destroyed(flavor: Flavor) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Kind, Operation, Outcome};
 use super::{Shared, Step};
-use crate::client::{Broken, Cause, Client, encode};
+use crate::client::{Broken, Cause, Client, REPLY_TIMEOUT, encode};
 use crate::reply::Reply;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(5);
@@ -267,7 +267,8 @@ impl Worker {
         if let Some(client) = self.connection.take() {
             return Some(client);
         }
-        match Client::connect_as(self.shared.options.address, self.shared.options.login.as_ref()) {
+        let options = &self.shared.options;
+        match Client::connect_as(options.address, options.login.as_ref(), REPLY_TIMEOUT) {
             Ok(client) => Some(client),
             Err(_) => {
                 self.drop_connection();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Act, Lab, Scenario, Stage, Told};
-use crate::client::Client;
+use crate::client::{Client, REPLY_TIMEOUT};
 use crate::load::Load;
 use crate::netns::Divided;
 use crate::reply::Reply;
@@ -366,7 +366,7 @@ fn replies_destroyed(lab: &Lab) -> Result<Told> {
     let load = stage.load()?;
     sleep(CALM);
     let mut act = Act::unnoticed().in_doubt();
-    let connect = || Client::connect_as(stage.proxy.address(), lab.login.as_ref());
+    let connect = || Client::connect_as(stage.proxy.address(), lab.login.as_ref(), REPLY_TIMEOUT);
     let mut clients = (0..IN_FLIGHT)
         .map(|_| Ok(connect()?))
         .collect::<Result<Vec<_>>>()?;

@@ -165,7 +165,7 @@ impl Node {
     /// # Errors
     /// When the node is down or refuses the login.
     pub fn client(&self) -> Result<Client> {
-        Client::connect_as(self.address(), self.login.as_ref())
+        Client::connect_as(self.address(), self.login.as_ref(), PROBE_TIMEOUT)
             .with_context(|| self.process.name().to_owned())
     }
 
