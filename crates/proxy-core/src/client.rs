@@ -12,6 +12,7 @@
 
 pub(crate) mod face;
 mod hush;
+mod passage;
 mod ticket;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
@@ -109,6 +110,8 @@ pub(crate) enum Order {
     Stream,
     /// Close at the next request boundary.
     Drain,
+    /// Leave for another process at the next request boundary.
+    Leave,
     /// Close now.
     Close(CloseReason),
 }
@@ -398,7 +401,7 @@ impl Client {
         let outranked = match state.order {
             Some(Order::Close(_)) => true,
             Some(Order::Drain) => order == Order::Stream,
-            Some(Order::Stream) | None => false,
+            Some(Order::Stream | Order::Leave) | None => false,
         };
         if !outranked {
             state.order = Some(order);

@@ -71,6 +71,17 @@ impl Crowd {
         })
     }
 
+    /// Counts a client of `address` that another process has let in.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Place {
+        let (address, due) = (group(address), Instant::now());
+        let visitor = Visitor { clients: 0, due };
+        self.known().visitors.entry(address).or_insert(visitor).clients += 1;
+        Place {
+            crowd: Arc::clone(self),
+            address,
+        }
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

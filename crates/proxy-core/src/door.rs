@@ -18,6 +18,7 @@ use crate::failover::Timeline;
 use crate::live::Live;
 use crate::lookout::Findings;
 use crate::metrics::{Cells, Gauge, Metrics};
+use crate::passage::Departures;
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
@@ -28,6 +29,8 @@ pub(crate) struct Door {
     pub(crate) worker: Rc<WorkerState>,
     pub(crate) fleet: Rc<Fleet>,
     pub(crate) master: Arc<str>,
+    /// The address of the listener.
+    pub(crate) listener: Arc<str>,
     pub(crate) reads: Cell<ReadPolicy>,
     /// Its clients speak TLS.
     pub(crate) encrypted: bool,
@@ -56,6 +59,8 @@ pub(crate) struct WorkerState {
     pub(crate) roster: Arc<Roster>,
     /// The time at the last pulse: good enough for idle clients.
     pub(crate) pulse: Cell<Instant>,
+    /// Where sessions are to go, while another process takes over.
+    pub(crate) departures: RefCell<Option<Departures>>,
 }
 
 /// One master, as all workers share it.

@@ -14,6 +14,7 @@ mod live;
 mod lookout;
 mod metrics;
 mod net;
+mod passage;
 mod roster;
 mod route;
 mod server;
@@ -33,8 +34,9 @@ pub use metrics::{
 };
 pub use net::{
     Accepted, Address, ClientTls, Incoming, Listen, NotOpened, Opened, Opening, ProxiedListen, ServerTls,
-    TcpDial, TcpListen, TlsDial, TlsListen, UnixListen,
+    TcpDial, TcpListen, TlsDial, TlsListen, UnixListen, from_socket, into_socket, is_plain, listen_on,
 };
-pub use server::{Handle, Listener, Upstream, Worker, build};
+pub use passage::{Departure, Entrant, SessionState, StateError, VERSION as STATE_VERSION};
+pub use server::{Handle, Listener, Passage, Upstream, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};
 pub use users::{PasswordHash, User, Users};

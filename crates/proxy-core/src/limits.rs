@@ -147,3 +147,12 @@ pub(crate) const LARGE_BYTES: usize = 4 << 10;
 
 /// After so many samples all counts are halved, so that old ones fade.
 pub(crate) const SAMPLES_REMEMBERED: u64 = 1 << 15;
+
+/// A session's state on its way to another process, in one message; past it the session stays until it has less to carry.
+pub(crate) const SESSION_STATE_BYTES: usize = 128 << 10;
+
+/// Sessions that have left their workers and wait to be sent to another process; past it the others wait their turn.
+pub(crate) const DEPARTURES: usize = 64;
+
+/// How often sessions that could not leave are asked again.
+pub(crate) const DEPARTURE_RETRY_MS: u64 = 500;

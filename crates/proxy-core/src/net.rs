@@ -1,5 +1,6 @@
 //! Sockets: the network behind the seams [`Dial`](sentinel_watcher::Dial) and [`Listen`].
 
+mod passage;
 mod proxied;
 mod tcp;
 mod tls;
@@ -8,6 +9,7 @@ mod unix;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use sentinel_watcher::BoxIo;
 
 use crate::metrics::RefuseReason;
+pub use passage::{from_socket, into_socket, is_plain, listen_on};
 
 pub use proxied::ProxiedListen;
 pub use tcp::{TcpDial, TcpListen};
@@ -83,6 +86,10 @@ pub trait Listen: Send {
     fn share(&self) -> io::Result<Box<dyn Listen>>;
     /// Where it listens.
     fn address(&self) -> Address;
+    /// The socket itself, for another process; `None` in a simulation.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// What its clients send cannot be read on the way.
     fn is_encrypted(&self) -> bool {
         false

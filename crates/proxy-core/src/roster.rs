@@ -16,6 +16,7 @@ use crate::backend::fleet::Pause;
 use crate::backend::profile::Profile;
 use crate::client::face::Fields;
 use crate::net::Accepted;
+use crate::passage::{Departures, SessionState};
 use crate::settings::{ReadPolicy, Settings};
 pub(crate) use filter::{Filter, Selection};
 
@@ -26,6 +27,8 @@ pub(crate) struct Roster(Vec<mpsc::Sender<Message>>);
 pub(crate) enum Message {
     /// A client accepted elsewhere, for the least loaded worker.
     Adopt(Adopt),
+    /// Sessions are to leave for another process, and nobody new is let in; or all is as it was.
+    Leave(Option<Departures>, mpsc::Sender<()>),
     /// Which clients are there? Each with its id, in no order.
     List(Arc<Filter>, Arc<Fields>, mpsc::Sender<Vec<(u64, Vec<u8>)>>),
     /// How many clients of this master are there?
@@ -50,6 +53,8 @@ pub(crate) enum Message {
 pub(crate) struct Adopt {
     pub(crate) accepted: Accepted,
     pub(crate) listener: usize,
+    /// What it was in another process.
+    pub(crate) state: Option<Box<SessionState>>,
 }
 
 /// CLIENT UNBLOCK.
@@ -107,6 +112,18 @@ impl Roster {
                 _ => unreachable!("what was sent comes back"),
             }
         })
+    }
+
+    /// The same, as soon as there is room. False: that worker has ended.
+    pub(crate) async fn adopt_in_turn(&self, worker: usize, adopt: Adopt) -> bool {
+        let inbox = self.0.get(worker).expect("one inbox a worker");
+        inbox.send(Message::Adopt(adopt)).await.is_ok()
+    }
+
+    /// Tells every worker where sessions are to go. Each lets nobody in any more when this ends, or does again.
+    pub(crate) async fn leave(&self, departures: Option<&Departures>) {
+        self.gather(|answer| Message::Leave(departures.cloned(), answer))
+            .await;
     }
 
     /// The lines of all clients that `filter` chooses, in the order of their ids.

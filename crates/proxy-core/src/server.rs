@@ -6,6 +6,7 @@
 
 mod admit;
 mod drain;
+mod passage;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
 use crate::roster::{Adopt, Filter, Message, Roster, Selection};
 use crate::settings::{ReadPolicy, Settings};
+pub use passage::Passage;
 
 /// One master that clients can reach.
 pub struct Upstream {
@@ -94,6 +96,8 @@ struct Shared {
     held_bytes: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
     last_id: AtomicU64,
+    /// The master and the address of each listener.
+    doors: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// A worker while it runs.
@@ -105,6 +109,8 @@ struct Running {
     doors: Vec<Rc<Door>>,
     clients: RefCell<Slab<Rc<Client>>>,
     emptied: Notify,
+    /// When sessions that could not leave are asked again.
+    asked: Cell<Instant>,
 }
 
 /// How long after a failed accept (no file descriptors) the next one is tried.
@@ -128,9 +134,18 @@ pub fn build(
         .iter()
         .map(|upstream| Arc::clone(&upstream.master))
         .collect();
-    let addresses = listeners
+    let addresses: Vec<Arc<str>> = listeners
         .iter()
         .map(|door| Arc::from(door.listen.address().to_string()))
+        .collect();
+    let master_of = |door: &Listener| {
+        let upstream = upstreams.get(door.upstream);
+        Arc::clone(&upstream.expect("a listener names an upstream").master)
+    };
+    let doors = listeners
+        .iter()
+        .map(master_of)
+        .zip(addresses.iter().cloned())
         .collect();
     let (draining, drained) = watch::channel(false);
     let (demands, demanded) = demands();
@@ -163,6 +178,7 @@ pub fn build(
         held_bytes: Arc::default(),
         crowd: Arc::default(),
         last_id: AtomicU64::new(0),
+        doors,
     });
     let worker = |(number, inbox)| {
         let share = |door: &Listener| {
@@ -296,7 +312,7 @@ impl Worker {
                 biased;
                 Some(message) = inbox.recv() => running.take(message),
                 _ = draining.wait_for(|draining| *draining) => break,
-                (listener, accepted) = accept(&mut listeners, resume) => match accepted {
+                (listener, accepted) = accept(&mut listeners, resume), if !running.is_left() => match accepted {
                     Ok(accepted) => running.place(accepted, listener),
                     Err(error) => {
                         let now = Instant::now();
@@ -348,6 +364,7 @@ impl Running {
             masters: Arc::clone(&shared.masters),
             roster: Arc::clone(&shared.roster),
             pulse: Cell::new(Instant::now()),
+            departures: RefCell::default(),
         });
         let worker = number;
         let fleet = |(number, shared): (usize, &Master)| {
@@ -379,6 +396,7 @@ impl Running {
                 worker: Rc::clone(&state),
                 fleet: Rc::clone(fleets.get(listener.upstream).expect("one fleet an upstream")),
                 master: Arc::clone(&upstream.upstream.master),
+                listener: Arc::from(listener.listen.address().to_string()),
                 reads: Cell::new(listener.reads),
                 encrypted: listener.listen.is_encrypted(),
                 proxied: listener.listen.is_proxied(),
@@ -394,6 +412,7 @@ impl Running {
             doors,
             clients: RefCell::default(),
             emptied: Notify::new(),
+            asked: Cell::new(Instant::now()),
             shared,
         }
     }
@@ -406,7 +425,12 @@ impl Running {
         if number == self.number {
             return self.admit(accepted, listener);
         }
-        if let Err(adopt) = self.shared.roster.adopt(number, Adopt { accepted, listener }) {
+        let adopt = Adopt {
+            accepted,
+            listener,
+            state: None,
+        };
+        if let Err(adopt) = self.shared.roster.adopt(number, adopt) {
             self.shared.load(number).fetch_sub(1, Ordering::Relaxed);
             self.load().fetch_add(1, Ordering::Relaxed);
             self.admit(adopt.accepted, adopt.listener);
@@ -426,7 +450,14 @@ impl Running {
         };
         // Whoever has asked and is gone needs no answer.
         match message {
-            Message::Adopt(adopt) => self.admit(adopt.accepted, adopt.listener),
+            Message::Adopt(adopt) => match adopt.state {
+                None => self.admit(adopt.accepted, adopt.listener),
+                Some(state) => self.readmit(adopt.accepted, adopt.listener, *state),
+            },
+            Message::Leave(departures, answer) => {
+                self.open_passage(departures);
+                let _ = answer.try_send(());
+            }
             Message::List(filter, fields, answer) => {
                 let lines = mean(&filter)
                     .iter()
@@ -536,6 +567,7 @@ impl Running {
                 self.close_revoked(fleet.upstream(), &revoked);
             }
         }
+        self.see_off_at(now);
         let idle = self.state.settings.get().idle_timeout;
         if !idle.is_zero() {
             for (_, client) in self.clients.borrow().iter() {

@@ -18,6 +18,7 @@ mod input;
 mod multi;
 mod noted;
 mod own;
+mod passage;
 mod pause;
 mod pinned;
 mod proxy;
@@ -40,6 +41,7 @@ use crate::client::{Client, Order, Shape};
 use crate::door::{Door, Origin};
 use crate::limits;
 use crate::metrics::CloseReason;
+use crate::passage::Subscriptions;
 use crate::route::{self, Plan};
 use crate::settings::ClientAuth;
 use input::Reading;
@@ -92,6 +94,8 @@ enum Turn {
     Stream,
     /// The client broke the protocol.
     Malformed(RequestError),
+    /// Another process is to take over.
+    Leave,
     /// It is over.
     Close(CloseReason),
 }
@@ -171,13 +175,18 @@ impl Session {
         }
     }
 
-    /// Serves the client until one side ends it.
-    pub(crate) async fn run(&mut self) -> CloseReason {
+    /// Serves the client until one side ends it. What it is subscribed to comes first.
+    pub(crate) async fn run(&mut self, subscriptions: Option<Box<Subscriptions>>) -> CloseReason {
+        if let Some(subscriptions) = subscriptions
+            && let Err(Close(reason)) = Box::pin(self.stream_again(*subscriptions)).await
+        {
+            return reason;
+        }
         loop {
             self.client.rest(true);
             let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
             self.client.rest(false);
-            if let Err(Close(reason)) = self.leave(turn).await {
+            if let Err(Close(reason)) = self.off_the_common_way(turn).await {
                 return reason;
             }
         }
@@ -185,12 +194,13 @@ impl Session {
 
     /// What the session does off its common way. Boxed, and made here: what is rare must not make the future of every
     /// idle session large.
-    fn leave(&mut self, turn: Turn) -> Left<'_> {
+    fn off_the_common_way(&mut self, turn: Turn) -> Left<'_> {
         match turn {
             Turn::Aside(command) => Box::pin(self.aside(command)),
             Turn::Held(command) => Box::pin(self.hold(command)),
             Turn::Large => Box::pin(self.large()),
             Turn::Recover => Box::pin(self.recover()),
+            Turn::Leave => Box::pin(self.leave()),
             Turn::Stream => Box::pin(self.listen()),
             Turn::Malformed(error) => Box::pin(async move { Err(self.malformed(error).await) }),
             Turn::Close(reason) => Box::pin(std::future::ready(Err(Close(reason)))),
@@ -238,6 +248,7 @@ impl Session {
         match self.client.order()? {
             Order::Close(reason) => Some(Turn::Close(reason)),
             Order::Stream => Some(Turn::Stream),
+            Order::Leave => Some(Turn::Leave),
             // Asked so that the last reply wakes this session.
             Order::Drain => {
                 let settled = self.client.poll_settled(cx).is_ready() && self.input.is_empty();
@@ -436,7 +447,7 @@ mod tests {
         }
         let sizes = [
             size_of::<Session>(),
-            future_of(|session| session.run()),
+            future_of(|session| session.run(None)),
             size_of::<Client>(),
         ];
         let bounds = [256, 64, 400];

@@ -1,5 +1,6 @@
 //! The seam through which every outgoing connection is made.
 
+use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -8,10 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::topology::HostPort;
 
-/// A byte stream in both directions: a TCP socket, a TLS session, or a simulated link.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A byte stream in both directions: a TCP socket, a TLS session, or a simulated link. `Any`, so that a plain socket can
+/// be told from the others when it is to leave the process.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + Any {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Any> Io for T {}
 
 /// An owned stream of either kind.
 pub type BoxIo = Box<dyn Io>;

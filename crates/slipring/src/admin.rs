@@ -12,8 +12,9 @@ use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use proxy_core::{Listen, TcpListen};
+use proxy_core::Listen;
 use sentinel_watcher::BoxIo;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::status::Status;
@@ -34,18 +35,24 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The bound endpoint.
 pub(crate) struct Admin {
-    listen: TcpListen,
+    listen: Box<dyn Listen>,
     status: Arc<Status>,
+    /// Whether this process is the one that answers.
+    is_open: watch::Receiver<bool>,
 }
 
 // === impl Admin ===
 
 impl Admin {
-    pub(crate) fn new(listen: TcpListen, status: Arc<Status>) -> Self {
-        Self { listen, status }
+    pub(crate) fn new(listen: Box<dyn Listen>, status: Arc<Status>, is_open: watch::Receiver<bool>) -> Self {
+        Self {
+            listen,
+            status,
+            is_open,
+        }
     }
 
-    /// Answers until dropped.
+    /// Answers while it is open, until dropped.
     pub(crate) async fn run(mut self) {
         let mut connections = JoinSet::new();
         loop {
@@ -53,7 +60,15 @@ impl Admin {
             if connections.len() == CONNECTIONS {
                 connections.join_next().await;
             }
-            let accepted = poll_fn(|cx| self.listen.poll_accept(cx)).await;
+            let accepted = tokio::select! {
+                biased;
+                accepted = poll_fn(|cx| self.listen.poll_accept(cx)), if *self.is_open.borrow() => accepted,
+                Ok(()) = self.is_open.changed() => {
+                    // Whoever asks again is to reach the other process.
+                    connections.shutdown().await;
+                    continue;
+                }
+            };
             let opened = match accepted {
                 Ok(accepted) => accepted.socket.open(KEEPALIVE).await.map_err(io::Error::from),
                 Err(error) => Err(error),
@@ -204,10 +219,11 @@ mod tests {
             vec![Arc::from("127.0.0.1:1")],
         );
         let status = Arc::new(Status::new(vec![a, b], metrics, Vec::new()));
-        let listen = TcpListen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listen = proxy_core::TcpListen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = listen.address().inet().unwrap();
         let mut task = JoinSet::new();
-        task.spawn(Admin::new(listen, Arc::clone(&status)).run());
+        let (_, is_open) = watch::channel(true);
+        task.spawn(Admin::new(Box::new(listen), Arc::clone(&status), is_open).run());
         (at, status, [first, second], task)
     }
 

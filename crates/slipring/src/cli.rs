@@ -350,6 +350,19 @@ pub(crate) struct OperationArgs {
     #[arg(long, value_name = "URL", value_parser = values::collector)]
     pub(crate) otlp_endpoint: Option<Collector>,
 
+    /// Take over from the slipring that runs with this --upgrade-socket: its listening sockets and its clients' connections.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) upgrade_from: Option<PathBuf>,
+
+    /// Where the next slipring may take over from this one: a unix socket for its own user alone.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) upgrade_socket: Option<PathBuf>,
+
+    /// How long clients that cannot move (TLS, a transaction without end) are served when another slipring has taken
+    /// over. Then they are closed as by a drain.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = values::duration)]
+    pub(crate) upgrade_linger: Duration,
+
     /// Least severe messages to log.
     #[arg(
         long, value_name = "LEVEL", default_value = "info",

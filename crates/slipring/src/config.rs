@@ -39,6 +39,18 @@ pub(crate) struct Config {
     pub(crate) log_level: LevelFilter,
     /// What every flag is set to.
     pub(crate) facts: Facts,
+    /// Whom to take over from, and who may take over.
+    pub(crate) upgrade: Upgrade,
+}
+
+/// One slipring in the place of another.
+pub(crate) struct Upgrade {
+    /// Where the predecessor is found.
+    pub(crate) from: Option<PathBuf>,
+    /// Where a successor finds this one.
+    pub(crate) socket: Option<PathBuf>,
+    /// How long who cannot move is served then.
+    pub(crate) linger: Duration,
 }
 
 /// One address that clients connect to, before it is bound.
@@ -124,6 +136,11 @@ impl Config {
             log_level: cli.operation.log_level,
             facts: cli.facts,
             server_names: [cli.tls.node_tls_server_name, cli.tls.sentinel_tls_server_name],
+            upgrade: Upgrade {
+                from: cli.operation.upgrade_from,
+                socket: cli.operation.upgrade_socket,
+                linger: cli.operation.upgrade_linger,
+            },
         })
     }
 }

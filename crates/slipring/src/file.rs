@@ -56,7 +56,8 @@ struct Database {
 }
 
 /// Flags that mean nothing in a file.
-pub(crate) const OF_THE_COMMAND_LINE: [&str; 4] = ["config", "check-config", "help", "version"];
+pub(crate) const OF_THE_COMMAND_LINE: [&str; 5] =
+    ["config", "check-config", "help", "upgrade-from", "version"];
 
 /// Names closer than this are worth suggesting.
 const LIKENESS: f64 = 0.8;

@@ -1,7 +1,8 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
 //! [`cli`] reads flags and environment, [`file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
-//! ends them, [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows.
+//! ends them, [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows,
+//! [`upgrade`] lets another process take over.
 
 mod admin;
 mod check;
@@ -21,6 +22,7 @@ mod service;
 mod spans;
 mod status;
 mod tls;
+mod upgrade;
 
 use std::process::ExitCode;
 

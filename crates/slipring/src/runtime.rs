@@ -15,7 +15,7 @@ use proxy_core::{
 use sentinel_watcher::{Dial, Watcher, watcher};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
@@ -28,12 +28,19 @@ use crate::reload::{Master, Reloader};
 use crate::service;
 use crate::spans::{self, Spans};
 use crate::status::{Status, Watched};
+use crate::upgrade::{self, House, Inherited, Predecessor, Successor};
 
 /// A part of slipring died that should not: `EX_SOFTWARE` of sysexits.h.
 const EXIT_SOFTWARE: u8 = 70;
 
 /// How long after `--drain-timeout` a worker may take to end.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a process drains whose clients another one serves.
+const TAKEN_OVER: &str = "taken over";
+
+/// How often a process that is to take over looks whether it could serve.
+const SERVING_LOOK: Duration = Duration::from_millis(5);
 
 /// What the control thread looks after.
 struct Control {
@@ -42,10 +49,15 @@ struct Control {
     watchers: Vec<Watcher>,
     admin: Option<Admin>,
     spans: Option<Spans>,
-    /// One a worker: a value when it ended by itself, none when it panicked.
-    ended: Vec<oneshot::Receiver<()>>,
+    /// Whether the endpoint answers in this process.
+    admin_open: watch::Sender<bool>,
+    workers: Vec<Worker>,
     drain_delay: Duration,
     reloader: Reloader,
+    /// Takes over from another process.
+    successor: Option<Successor>,
+    /// Lets another process take over.
+    predecessor: Option<Predecessor>,
 }
 
 /// Signals that end nothing.
@@ -62,13 +74,32 @@ struct Orders {
 pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) -> anyhow::Result<ExitCode> {
     config.settings.max_clients =
         descriptors::make_room(config.settings.max_clients, config.settings.workers);
+    let control_runtime = runtime()?;
+    let (successor, mut inherited) = match &config.upgrade.from {
+        Some(path) => control_runtime
+            .block_on(Successor::knock(path))
+            .map(|(successor, sockets)| (Some(successor), sockets))?,
+        None => (None, Inherited::from_service_manager()),
+    };
     let bound = config
         .doors
         .iter()
-        .map(|door| bind(door, &config))
+        .map(|door| bind(door, &config, &mut inherited))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let admin = config.admin.map(bind_admin).transpose()?;
-    log_start(&config, &bound, admin.as_ref());
+    let admin = config
+        .admin
+        .map(|address| bind_admin(address, &mut inherited))
+        .transpose()?;
+    let predecessor =
+        control_runtime.block_on(async { offer(&config, &bound, admin.as_deref(), &mut inherited) })?;
+    if inherited.left() > 0 {
+        tracing::warn!(
+            sockets = inherited.left(),
+            "no flag asks for some listening sockets: they are closed"
+        );
+    }
+    drop(inherited);
+    log_start(&config, &bound, admin.as_deref());
 
     let live = dials(&config).map(LiveDial::new);
     let [node_dial, sentinel_dial] = live.clone().map(|dial| -> Arc<dyn Dial> { dial });
@@ -114,17 +145,17 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
     let spans = config
         .collector
         .map(|collector| Spans::new(collector, commands, timelines));
+    let (admin_open, is_open) = watch::channel(true);
     let control = Control {
         status: Arc::clone(&status),
         handle,
         watchers,
-        admin: admin.map(|listen| Admin::new(listen, status)),
+        admin: admin.map(|listen| Admin::new(listen, status, is_open)),
+        admin_open,
         spans: spans.transpose()?,
-        ended: workers
-            .into_iter()
-            .enumerate()
-            .map(start)
-            .collect::<anyhow::Result<_>>()?,
+        workers,
+        successor,
+        predecessor,
         drain_delay: config.drain_delay,
         reloader: Reloader {
             arguments,
@@ -137,7 +168,7 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
             level,
         },
     };
-    runtime()?.block_on(control.run())
+    control_runtime.block_on(control.run())
 }
 
 /// Runs `work` on this thread, and nothing beside it.
@@ -181,6 +212,15 @@ impl Control {
         for timeline in handle.timelines() {
             watchers.spawn(async move { timeline.follow().await });
         }
+        let passage = handle.passage();
+        if let Some(successor) = &self.successor {
+            let serving = wait_serving(&self.status);
+            let _ = tokio::time::timeout(upgrade::SERVING_TIMEOUT, serving).await;
+            match successor.begin().await {
+                Ok(last_id) => passage.begin_above(last_id),
+                Err(error) => tracing::warn!(%error, "the predecessor is gone: its clients are, too"),
+            }
+        }
         let mut endpoint = JoinSet::new();
         if let Some(admin) = self.admin {
             endpoint.spawn(admin.run());
@@ -189,9 +229,22 @@ impl Control {
             watchers.spawn(spans.run());
         }
         let mut workers = JoinSet::new();
-        for ended in self.ended {
+        for worker in self.workers.into_iter().enumerate() {
+            // A value when it ended by itself, none when it panicked.
+            let ended = start(worker)?;
             workers.spawn(async { ended.await.is_ok() });
         }
+        let own_takeover = CancellationToken::new();
+        let mut taking_over = JoinSet::new();
+        if let Some(successor) = self.successor {
+            let (passage, ending) = (passage.clone(), own_takeover.clone());
+            taking_over.spawn(async move { successor.take_over(&passage, ending).await });
+        }
+        let house = House {
+            passage: &passage,
+            admin: &self.admin_open,
+            own_takeover: &own_takeover,
+        };
 
         service::ready();
         let cause = tokio::select! {
@@ -201,7 +254,10 @@ impl Control {
             Some(_) = watchers.join_next() => Err("a watcher"),
             Some(_) = endpoint.join_next() => Err("the admin endpoint"),
             drain = obey(&mut orders, &mut handle, &mut reloader) => Ok(drain),
+            () = taken_over(self.predecessor.as_ref(), house) => Ok(TAKEN_OVER),
         };
+        own_takeover.cancel();
+        while taking_over.join_next().await.is_some() {}
         let code = match cause {
             Ok(name) => {
                 tracing::info!(clients = handle.clients(), timeout = ?reloader.settings.drain_timeout, "{name}: draining");
@@ -214,10 +270,16 @@ impl Control {
                 ExitCode::from(EXIT_SOFTWARE)
             }
         };
+        // Whoever would have to notice has another process to talk to.
+        let drain_delay = if matches!(cause, Ok(TAKEN_OVER)) {
+            Duration::ZERO
+        } else {
+            self.drain_delay
+        };
         service::stopping();
         self.status.drain();
         let all_ended = async {
-            tokio::time::sleep(self.drain_delay).await;
+            tokio::time::sleep(drain_delay).await;
             handle.drain();
             let ended = async { while workers.join_next().await.is_some() {} };
             tokio::time::timeout(reloader.settings.drain_timeout + DRAIN_GRACE, ended).await
@@ -235,6 +297,20 @@ impl Control {
         }
         cancel.cancel();
         Ok(code)
+    }
+}
+
+/// Ends once another process serves instead.
+async fn taken_over(predecessor: Option<&Predecessor>, house: House<'_>) {
+    match predecessor {
+        Some(predecessor) => predecessor.run(house).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_serving(status: &Status) {
+    while status.ready().is_err() {
+        tokio::time::sleep(SERVING_LOOK).await;
     }
 }
 
@@ -281,8 +357,24 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot create an event loop")
 }
 
-fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
+/// Where a successor finds this process, with all that listens.
+fn offer(
+    config: &Config,
+    bound: &[Box<dyn Listen>],
+    admin: Option<&dyn Listen>,
+    inherited: &mut Inherited,
+) -> anyhow::Result<Option<Predecessor>> {
+    let upgrade = &config.upgrade;
+    let Some(path) = &upgrade.socket else {
+        return Ok(None);
+    };
+    let listening = bound.iter().map(|door| &**door).chain(admin);
+    Predecessor::new(path, inherited, listening, upgrade.linger).map(Some)
+}
+
+fn bind(door: &Door, config: &Config, inherited: &mut Inherited) -> anyhow::Result<Box<dyn Listen>> {
     let plain: Box<dyn Listen> = match &door.address {
+        address if let Some(listen) = inherited.take(address)? => listen,
         Address::Inet(address) => Box::new(listen(door.flag, *address)?),
         Address::Unix(path) => Box::new(UnixListen::bind(path).with_context(|| {
             let path = path.display();
@@ -303,8 +395,11 @@ fn bind(door: &Door, config: &Config) -> anyhow::Result<Box<dyn Listen>> {
     })
 }
 
-fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListen> {
-    listen("--metrics-listen", address)
+fn bind_admin(address: SocketAddr, inherited: &mut Inherited) -> anyhow::Result<Box<dyn Listen>> {
+    if let Some(listen) = inherited.take(&address.into())? {
+        return Ok(listen);
+    }
+    Ok(Box::new(listen("--metrics-listen", address)?))
 }
 
 fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListen> {
@@ -323,7 +418,7 @@ fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListen> {
 }
 
 /// The one line that says what runs here, with the real ports.
-fn log_start(config: &Config, bound: &[Box<dyn Listen>], admin: Option<&TcpListen>) {
+fn log_start(config: &Config, bound: &[Box<dyn Listen>], admin: Option<&dyn Listen>) {
     let masters: Vec<_> = config.masters.iter().map(|master| &*master.master).collect();
     let doors = config.doors.iter().zip(bound).map(|(door, socket)| {
         format!(

@@ -14,6 +14,11 @@ pub(crate) fn reloading() {
     }
 }
 
+/// Another process is the service from here on.
+pub(crate) fn main_process(id: u32) {
+    tell(&[NotifyState::MainPid(id), NotifyState::Ready]);
+}
+
 /// The drain begins.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -22,11 +22,16 @@ use crate::wait::PROBE_TIMEOUT;
 #[derive(Debug)]
 pub struct Proxy {
     process: Process,
+    program: PathBuf,
+    args: Vec<String>,
+    envs: Vec<(String, String)>,
+    /// How many processes have come after the first.
+    successors: usize,
     /// Where we reach it.
     host: Ipv4Addr,
     listeners: Vec<Listener>,
     admin: Port,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a proxy is to be.
@@ -39,7 +44,11 @@ pub struct ProxyBuilder {
     port: Option<Port>,
     host: Ipv4Addr,
     place: Option<Place>,
+    upgradable: bool,
 }
+
+/// Where in its folder a proxy awaits its successor.
+const UPGRADE_SOCKET: &str = "upgrade.sock";
 
 #[derive(Debug)]
 struct Listener {
@@ -106,6 +115,13 @@ impl ProxyBuilder {
         self
     }
 
+    /// Lets [`Proxy::succeed`] replace it.
+    #[must_use]
+    pub fn upgradable(mut self) -> Self {
+        self.upgradable = true;
+        self
+    }
+
     /// Has the first listener on this port instead of a free one.
     #[must_use]
     pub fn port(mut self, port: Port) -> Self {
@@ -152,17 +168,25 @@ impl ProxyBuilder {
         let name = format!("slipring-{}", listeners[0].port.number());
         let folder = scratch(&name)?;
         let log = folder.path().join("log");
+        if self.upgradable {
+            let socket = folder.path().join(UPGRADE_SOCKET).display().to_string();
+            self = self.flag("--upgrade-socket", &socket);
+        }
         let (program, args) = match &self.place {
             Some(place) => place.command(&self.program, self.args),
             None => (self.program, self.args),
         };
-        let process = Process::start_with_env(&name, &program, args, self.envs, log)?;
+        let process = Process::start_with_env(&name, &program, args.clone(), self.envs.clone(), log)?;
         Ok(Proxy {
             process,
+            program,
+            args,
+            envs: self.envs,
+            successors: 0,
             host: self.place.map_or(Ipv4Addr::LOCALHOST, |place| place.host),
             listeners,
             admin,
-            _folder: folder,
+            folder,
         })
     }
 }
@@ -181,6 +205,7 @@ impl Proxy {
             port: None,
             host: Ipv4Addr::LOCALHOST,
             place: None,
+            upgradable: false,
         }
     }
 
@@ -296,6 +321,25 @@ impl Proxy {
         Ok(series
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum())
+    }
+
+    /// Starts another process with the same flags, which takes over from this one. What is left of this one.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    ///
+    /// # Panics
+    /// Unless it is [upgradable](ProxyBuilder::upgradable).
+    pub fn succeed(&mut self) -> Result<Process> {
+        let socket = self.folder.path().join(UPGRADE_SOCKET);
+        assert!(socket.exists(), "the test asks for an upgradable proxy");
+        self.successors += 1;
+        let name = format!("{}-{}", self.process.name(), self.successors);
+        let log = self.folder.path().join(format!("log-{}", self.successors));
+        let from = ["--upgrade-from".to_owned(), socket.display().to_string()];
+        let args = self.args.iter().cloned().chain(from).collect();
+        let successor = Process::start_with_env(&name, &self.program, args, self.envs.clone(), log)?;
+        Ok(std::mem::replace(&mut self.process, successor))
     }
 
     /// Asks it to drain (SIGTERM) and waits for its end.

@@ -189,6 +189,11 @@ impl Face {
         }
     }
 
+    /// CLIENT CAPA.
+    pub(crate) fn capabilities(&self) -> &[u8] {
+        self.doing.as_ref().map_or(&[], |doing| &doing.capabilities)
+    }
+
     /// Where its blocked command waits, if it has one.
     pub(crate) fn blocked(&self) -> Option<Blocked> {
         self.doing.as_ref()?.blocked.clone()

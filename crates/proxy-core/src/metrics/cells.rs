@@ -54,6 +54,7 @@ pub struct NodeCells {
 pub(super) struct ListenerCells {
     pub(super) clients: Count,
     pub(super) accepted: Count,
+    pub(super) adopted: Count,
 }
 
 /// What is counted for each master.
@@ -147,6 +148,7 @@ impl Cells {
             Counter::ClientsAccepted { listener } => {
                 self.listeners.get(listener).map(|cells| &cells.accepted)
             }
+            Counter::ClientsAdopted { listener } => self.listeners.get(listener).map(|cells| &cells.adopted),
             Counter::ClientsRefused(reason) => Some(&self.refused[reason as usize]),
             Counter::ClientsClosed(reason) => Some(&self.closed[reason as usize]),
             Counter::ReceivedBytes(side) => Some(&self.received[side as usize]),

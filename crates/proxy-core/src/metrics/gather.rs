@@ -82,6 +82,13 @@ impl Metrics {
                 Family::counter("clients_accepted_total", "Clients let in."),
                 |cells| &cells.accepted,
             ),
+            self.by_listener(
+                Family::counter(
+                    "clients_adopted_total",
+                    "Clients taken over from another process, connections and all.",
+                ),
+                |cells| &cells.adopted,
+            ),
             self.by_label(
                 Family::counter("clients_refused_total", "Clients turned away at the door."),
                 "reason",

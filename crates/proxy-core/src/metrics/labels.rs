@@ -85,6 +85,8 @@ labels! {
         Node = "node",
         /// slipring drained.
         Drain = "drain",
+        /// Another process serves it from here on: its connection goes on.
+        Moved = "moved",
         /// Its session panicked.
         Panic = "panic",
     }
@@ -164,6 +166,11 @@ pub enum Counter {
     /// Clients that were let in.
     ClientsAccepted {
         /// Through which door.
+        listener: usize,
+    },
+    /// Clients taken over from another process.
+    ClientsAdopted {
+        /// Through which door they had come.
         listener: usize,
     },
     /// Clients that were turned away.

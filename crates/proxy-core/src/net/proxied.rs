@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -54,6 +55,10 @@ impl Listen for ProxiedListen {
 
     fn is_proxied(&self) -> bool {
         true
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.0.socket()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct TcpListen {
     address: SocketAddr,
 }
 
-struct TcpIncoming(std::net::TcpStream);
+pub(super) struct TcpIncoming(pub(super) std::net::TcpStream);
 
 /// Redis' own default of `tcp-keepalive`, towards nodes and sentinels.
 const KEEPALIVE: Duration = Duration::from_secs(300);
@@ -63,7 +63,11 @@ impl TcpListen {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(4096)?;
-        let socket = std::net::TcpListener::from(socket);
+        Self::from_std(socket.into())
+    }
+
+    /// Takes a socket that listens already and does not block.
+    pub(super) fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
         let address = socket.local_addr()?;
         Ok(Self {
             socket,
@@ -104,6 +108,10 @@ impl Listen for TcpListen {
 
     fn address(&self) -> Address {
         self.address.into()
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 

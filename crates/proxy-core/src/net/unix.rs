@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub struct UnixListen {
     path: Arc<Path>,
 }
 
-struct UnixIncoming(StdStream);
+pub(super) struct UnixIncoming(pub(super) StdStream);
 
 /// Who may connect: the owner and the group of the process. A directory's permissions narrow that further.
 const MODE: u32 = 0o770;
@@ -45,11 +45,16 @@ impl UnixListen {
         let socket = StdListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         socket.set_nonblocking(true)?;
-        Ok(Self {
+        Ok(Self::from_std(socket, Arc::from(path)))
+    }
+
+    /// Takes a socket that listens already and does not block.
+    pub(super) fn from_std(socket: StdListener, path: Arc<Path>) -> Self {
+        Self {
             socket,
             registered: None,
-            path: Arc::from(path),
-        })
+            path,
+        }
     }
 }
 
@@ -82,6 +87,10 @@ impl Listen for UnixListen {
 
     fn address(&self) -> Address {
         Address::Unix(Arc::clone(&self.path))
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 }
 

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::metrics::{Counter, Gauge, RefuseReason};
 use crate::net::{Accepted, Address, NotOpened, Opened};
+use crate::passage::Subscriptions;
 use crate::session::Session;
 use crate::settings::ClientAuth;
 
@@ -180,15 +181,27 @@ impl Running {
         let upstream = door.fleet.upstream();
         let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
         let client = Client::new(io, Arc::clone(cells), face);
-        let key = self.clients.borrow_mut().insert(Rc::clone(&client));
         cells.add(Counter::ClientsAccepted { listener }, 1);
-        cells.gauge_add(Gauge::Clients { listener }, 1);
-        let mut session = Session::new(client, Rc::clone(door), origin);
+        let session = Session::new(Rc::clone(&client), Rc::clone(door), origin);
+        self.serve(client, session, None, place, listener);
+    }
+
+    /// Serves a client until its session ends. What it is subscribed to already comes first.
+    pub(super) fn serve(
+        self: &Rc<Self>,
+        client: Rc<Client>,
+        mut session: Session,
+        subscriptions: Option<Box<Subscriptions>>,
+        place: Option<Place>,
+        listener: usize,
+    ) {
+        let key = self.clients.borrow_mut().insert(client);
+        self.state.cells.gauge_add(Gauge::Clients { listener }, 1);
         let running = Rc::clone(self);
         // The session lives in this block and nowhere else: it is most of what an idle client costs.
         crate::task::spawn(async move {
             let _place = place;
-            let ended = AssertUnwindSafe(session.run()).catch_unwind().await;
+            let ended = AssertUnwindSafe(session.run(subscriptions)).catch_unwind().await;
             running.bid_farewell(ended.ok(), key, listener);
         });
     }

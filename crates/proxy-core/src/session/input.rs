@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
-use resp_codec::{Command, RequestError, RequestShape};
+use bytes::{Buf, Bytes, BytesMut};
+use resp_codec::{Command, RequestError, RequestScan, RequestShape};
 use tokio::io::ReadBuf;
 
 use super::{Close, Session, Stop, Turn};
@@ -65,6 +65,18 @@ impl Session {
         self.input.extend_from_slice(buf.filled());
         self.reading = Reading::Unscanned;
         Poll::Ready(Ok(()))
+    }
+
+    /// `frame` is input again, before all other.
+    pub(super) fn put_back(&mut self, frame: &[u8]) {
+        let rest = std::mem::replace(&mut self.input, BytesMut::from(frame));
+        self.input.extend_from_slice(&rest);
+        self.scan = RequestScan::default();
+        self.reading = if self.reading.has_ended() {
+            Reading::LastUnscanned
+        } else {
+            Reading::Unscanned
+        };
     }
 
     pub(super) fn received(&self, bytes: usize) {

@@ -87,6 +87,12 @@ impl Session {
                     return self.unknown_outcome(stay, &command, node.as_ref());
                 }
                 Attempt::Lost => call.shape.resends += 1,
+                Attempt::Again if call.disarmed && self.client.is_to_leave() && stay.is_bare() => {
+                    // It travels as unread input, and the next process arms it.
+                    self.put_back(&call.frame_now(&command));
+                    stay.give_up();
+                    return Ok(());
+                }
                 Attempt::Again => {}
             }
             if started.elapsed() >= hold {
@@ -219,6 +225,26 @@ impl Session {
             }
         } else if call.unblocks && self.door.fleet.topology().shard(0).phase == Phase::Moving {
             self.disarm(stay, call).await?;
+        }
+        Ok(())
+    }
+
+    /// Another process is to arm the command again: it is unblocked here, unless that comes before the command itself.
+    async fn let_go(&mut self, stay: &mut Stay, call: &mut Call) -> Result<(), Close> {
+        let Some(Blocked { backend, id }) = stay.blocked() else {
+            self.client.stay();
+            return Ok(());
+        };
+        call.disarmed = true;
+        let profile = self.profile.clone();
+        let unblocked = tokio::select! {
+            biased;
+            close = self.broken() => return Err(close),
+            unblocked = backend.unblock(id, &profile, Way::Error) => unblocked,
+        };
+        if unblocked == Some(false) {
+            call.disarmed = false;
+            self.client.stay();
         }
         Ok(())
     }

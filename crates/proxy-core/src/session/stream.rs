@@ -10,6 +10,7 @@
 
 mod join;
 mod note;
+mod passage;
 mod redirect;
 mod relay;
 mod roll;
@@ -197,6 +198,7 @@ impl Session {
                 && !stream.has_own_affairs()
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             let whole = stream.whole_bytes().max(self.whole_bytes());
+            let (client, may_leave) = (Rc::clone(&self.client), stream.is_at_rest());
             tokio::select! {
                 biased;
                 request = self.request_or_gone(takes_more) => match request? {
@@ -208,6 +210,8 @@ impl Session {
                     Err(_) => return Ok(Flow::Lost),
                 },
                 _ = applied.changed() => {}
+                // Last: what the node has said already comes first.
+                () = client.told_to_leave(), if may_leave => self.leave_streaming(stream, node).await?,
                 () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         }

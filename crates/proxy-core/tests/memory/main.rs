@@ -14,6 +14,7 @@ mod moving;
 mod multi;
 mod operate;
 mod order;
+mod passage;
 mod profiles;
 mod random;
 mod refused;

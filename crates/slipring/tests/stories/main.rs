@@ -38,3 +38,4 @@ mod support;
 mod tls;
 mod transactions;
 mod two_masters;
+mod upgrade;

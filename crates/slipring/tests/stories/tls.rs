@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -304,4 +304,60 @@ fn nodes_and_sentinels_are_trusted_by_their_certificates() -> Result<()> {
     sleep(Duration::from_millis(200));
     ensure!(proxy.get("/readyz")?.0 == 503, "ready without a node to trust");
     Ok(())
+}
+
+/// Their keys are in the former process: it serves them for a while, and parts from them between two requests.
+#[test]
+fn clients_stay_with_a_process_that_is_replaced_until_it_has_lingered() -> Result<()> {
+    if !Flavor::Redis.runs_here() {
+        return Ok(());
+    }
+    let linger = Duration::from_secs(1);
+    let cluster = Cluster::builder(Flavor::Redis).nodes(1).sentinels(1).start()?;
+    let authority = Authority::new()?;
+    let leaf = authority.leaf("leaf", "redis.test", false)?;
+    let port = Port::free()?;
+    let mut proxy = slipring()
+        .sentinels(&cluster)
+        .upgradable()
+        .flag("--listen", &format!("tls:{}", port.address()))
+        .flag("--listen-tls-cert-file", text(&leaf.cert))
+        .flag("--listen-tls-key-file", text(&leaf.key))
+        .flag("--upgrade-linger", "1s")
+        .start()?;
+    let tls = || {
+        connect(
+            port.address(),
+            &authority.file(),
+            "redis.test",
+            None,
+            rustls::DEFAULT_VERSIONS,
+        )
+    };
+    let (mut idle, mut busy, mut plain) = (tls()?, tls()?, proxy.client()?);
+    ping(&mut idle)?;
+    ping(&mut busy)?;
+    busy.write_all(b"BLPOP queue 0\r\n")?;
+    let began = Instant::now();
+    let former = proxy.succeed()?;
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).context("an end in good order")?;
+    ensure!(
+        rest.is_empty() && began.elapsed() >= linger,
+        "{:?}",
+        began.elapsed()
+    );
+    ensure!(
+        plain.command(&["RPUSH", "queue", "item"])?.integer() == Some(1),
+        "the plain client"
+    );
+    let answer = b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n";
+    exchange(&mut busy, b"", answer).context("what it had asked for is answered")?;
+    busy.read_to_end(&mut rest).context("an end in good order")?;
+    ensure!(
+        rest.is_empty() && former.wait(PATIENCE)?.success(),
+        "{}",
+        former.log_tail()
+    );
+    ping(&mut tls()?)
 }

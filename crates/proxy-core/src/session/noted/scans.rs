@@ -37,6 +37,16 @@ impl Scans {
         Self { node, begun }
     }
 
+    /// All of them run there.
+    pub(in crate::session) fn whole(node: NodeKey) -> Self {
+        Self::new(node, false)
+    }
+
+    /// None of them began elsewhere.
+    pub(in crate::session) fn is_whole(&self) -> bool {
+        matches!(self.begun, Begun::All)
+    }
+
     /// Whether the cursor of `command` means something to `node`, which is about to be asked.
     pub(super) fn may_go_on<B: AsRef<[u8]>>(&mut self, node: &NodeKey, command: &Command<B>) -> bool {
         if self.node != *node {

@@ -244,6 +244,8 @@ impl Session {
         if waits || command.spec().class == Class::Wait {
             self.client.face_mut().doing().blocked = stay.blocked();
         }
+        let client = Rc::clone(&self.client);
+        let may_leave = call.unblocks && stay.lets_go_of(command);
         loop {
             let Some(held) = &mut stay.held else {
                 return Ok(Self::lost(stay, call));
@@ -260,6 +262,10 @@ impl Session {
                 }
                 () = applied.changed() => {
                     self.follow_topology(stay, call).await?;
+                    continue;
+                }
+                () = client.told_to_leave(), if may_leave && !call.disarmed => {
+                    self.let_go(stay, call).await?;
                     continue;
                 }
             };

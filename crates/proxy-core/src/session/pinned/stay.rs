@@ -144,6 +144,18 @@ impl Stay {
         }
     }
 
+    /// No transaction, and nothing watched: one command is all there is.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.state.in_multi && !self.state.watching
+    }
+
+    /// A blocked `command` may be armed again in another process. XREAD from `$` may not: sent a moment later, it would
+    /// miss what was added meanwhile.
+    pub(super) fn lets_go_of(&self, command: &Command<Bytes>) -> bool {
+        let from_now_on = command.spec().name == "xread" && command.args().any(|arg| arg == b"$");
+        self.is_bare() && !from_now_on
+    }
+
     /// The connection is gone; what can be rebuilt is rebuilt on the next.
     pub(super) fn lose(&mut self) {
         self.held = None;

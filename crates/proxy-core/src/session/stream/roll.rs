@@ -42,6 +42,18 @@ impl Roll {
         [self.channels.len(), self.patterns.len(), self.shards.len()]
     }
 
+    /// The same by name.
+    pub(super) fn names(&self) -> [Vec<Bytes>; 3] {
+        [&self.channels, &self.patterns, &self.shards].map(|set| set.iter().cloned().collect())
+    }
+
+    /// It was subscribed to these in another process.
+    pub(super) fn resume(&mut self, [channels, patterns, shards]: [Vec<Bytes>; 3]) {
+        self.channels.extend(channels);
+        self.patterns.extend(patterns);
+        self.shards.extend(shards);
+    }
+
     /// It is subscribed to this channel.
     pub(super) fn has(&self, channel: &[u8]) -> bool {
         self.channels.contains(channel)

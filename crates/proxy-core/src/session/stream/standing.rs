@@ -51,6 +51,11 @@ impl Standing {
         self.orders.is_empty() && !self.lasting
     }
 
+    /// The session keeps its connection.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
     /// The node tells of every command that it executes.
     pub(super) fn monitors(&self) -> bool {
         self.has("monitor")

@@ -340,8 +340,8 @@ impl Stream {
 
     /// Lets others see what is subscribed, and what `answered` has made of the connection.
     pub(super) fn show(&self, answered: &Command<Bytes>, face: &mut Face) {
+        self.show_counts(face);
         let doing = face.doing();
-        [doing.channels, doing.patterns, doing.shard_channels] = self.roll.counts();
         let says = |word: &[u8]| answered.args().skip(2).any(|arg| arg.eq_ignore_ascii_case(word));
         match answered.spec().name {
             "monitor" => doing.mark(Mark::Monitor, true),
@@ -355,13 +355,20 @@ impl Stream {
         }
     }
 
+    /// Lets others see how much is subscribed.
+    pub(super) fn show_counts(&self, face: &mut Face) {
+        let doing = face.doing();
+        [doing.channels, doing.patterns, doing.shard_channels] = self.roll.counts();
+    }
+
     pub(super) fn is_over(&self) -> bool {
-        self.roll.is_empty()
-            && self.standing.is_empty()
-            && self.transaction.is_idle()
-            && self.executing.is_empty()
-            && self.is_caught_up()
-            && !self.has_own_affairs()
+        self.roll.is_empty() && self.standing.is_empty() && self.is_at_rest()
+    }
+
+    /// The client waits for nothing but what is published.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let within = self.is_within_answer() || !self.transaction.is_idle();
+        self.is_caught_up() && !within && !self.has_own_affairs()
     }
 
     /// All that was taken is answered, but for what is deferred.

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
-use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
+use proxy_core::{
+    Departure, Entrant, Handle, Incoming, Listener, Opened, Opening, ReadPolicy, SessionState, Settings,
+    Upstream, build,
+};
 use sentinel_watcher::{
-    Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher, hints,
-    steering,
+    BoxIo, Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher,
+    hints, steering,
 };
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -105,6 +108,19 @@ fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
 /// Lets everything that can happen now happen.
 pub(crate) async fn settle() {
     sleep(Duration::from_millis(2)).await;
+}
+
+/// A client's connection on its way.
+struct Arrived(BoxIo);
+
+impl Incoming for Arrived {
+    fn open(self: Box<Self>, _: Duration) -> Opening {
+        let opened = Opened {
+            io: self.0,
+            ends: None,
+        };
+        Box::pin(std::future::ready(Ok(opened)))
+    }
 }
 
 // === impl World ===
@@ -265,6 +281,29 @@ impl World {
         std::iter::from_fn(|| hints.try_recv().ok())
             .map(|hint| hint.suspicion)
             .collect()
+    }
+
+    /// Has every session leave that can within a second, and come back as to another process. How many did.
+    pub(crate) async fn upgrade(&self) -> usize {
+        let mut departures = self.handle.passage().leave(|_| true).await;
+        let mut moved = Vec::new();
+        sleep(Duration::from_secs(1)).await;
+        while let Ok(departure) = departures.try_recv() {
+            moved.push(departure);
+            settle().await;
+        }
+        self.handle.passage().stay().await;
+        let count = moved.len();
+        for Departure { state, io } in moved {
+            let entrant = Entrant {
+                state: SessionState::decode(&state).unwrap(),
+                socket: Box::new(Arrived(io)),
+                descriptor: 99,
+            };
+            assert!(self.handle.passage().adopt(entrant).await);
+        }
+        settle().await;
+        count
     }
 
     pub(crate) fn handle(&self) -> &Handle {
