@@ -15,6 +15,8 @@ mod facts;
 mod file;
 mod inquiry;
 mod log;
+#[cfg(test)]
+mod manual;
 mod overview;
 mod reload;
 mod runtime;

@@ -6,6 +6,7 @@ mod deploy;
 mod failover;
 mod generate;
 mod image;
+mod package;
 mod setup;
 mod sim;
 mod soak;
@@ -52,6 +53,8 @@ enum Chore {
     Deploy,
     /// Build the image with buildah, and try it with podman: size, start, user, name resolution, drain as PID 1
     Image,
+    /// Build the Debian package with cargo-deb: program, unit, configuration, manual, completions
+    Package,
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -126,6 +129,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Soak(options) => soak::run(&options),
         Chore::Deploy => deploy::run(),
         Chore::Image => image::run(),
+        Chore::Package => package::run(),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }
