@@ -13,6 +13,7 @@ mod soak;
 mod suite;
 mod test;
 mod tool;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Chore {
     Image,
     /// Build the Debian package with cargo-deb: program, unit, configuration, manual, completions
     Package,
+    /// Replace slipring by another process, again and again under a load
+    Upgrade(upgrade::Options),
     /// Write the command table anew from the servers' own
     Generate(GenerateArgs),
 }
@@ -130,6 +133,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Deploy => deploy::run(),
         Chore::Image => image::run(),
         Chore::Package => package::run(),
+        Chore::Upgrade(options) => upgrade::run(&options),
         Chore::Generate(args) => generate(args.check).map(|()| true),
     }
 }
