@@ -69,7 +69,7 @@ pub(crate) struct Quiet {
     asking: AtomicUsize,
 }
 
-/// One worker's place in [`Quiet`].
+/// One worker's place in the quiet that a handover waits for.
 #[derive(Clone, Debug)]
 pub struct QuietPlace {
     quiet: Arc<Quiet>,

@@ -152,7 +152,7 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "client_password")]
     pub(crate) client_password_file: Option<PathBuf>,
 
-    /// Users that slipring itself knows, in TOML: a section [NAME] for each, with passwords = ["#SHA-256", ...] and,
+    /// Users that slipring itself knows, in TOML: a section named after each, with passwords = ["#SHA-256", ...] and,
     /// where it is not slipring's own user to the nodes, node-user and node-password-file.
     #[arg(long, value_name = "FILE")]
     pub(crate) users_file: Option<PathBuf>,

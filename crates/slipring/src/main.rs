@@ -1,6 +1,6 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
-//! [`cli`] reads flags and environment, [`file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
+//! [`cli`] reads flags and environment, [`mod@file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
 //! ends them, [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows,
 //! [`upgrade`] lets another process take over.
 
