@@ -22,7 +22,7 @@ use crate::passage::Departures;
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
-use crate::settings::{ClientAuth, ReadPolicy};
+use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
 /// What a session came through.
 pub(crate) struct Door {
@@ -172,6 +172,30 @@ impl Drop for Held {
             -(bytes.cast_signed() as i64),
         );
         worker.cells.hold_duration(*upstream, since.elapsed());
+    }
+}
+
+// === impl Master ===
+
+impl Master {
+    /// The `number`-th upstream, as `workers` will share it.
+    pub(crate) fn new(
+        upstream: Upstream,
+        number: usize,
+        settings: &Settings,
+        workers: usize,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let (master, health) = (Arc::clone(&upstream.master), upstream.health.clone());
+        let findings = Findings::new(Arc::clone(&master), settings.watch.clone(), workers);
+        Self {
+            upstream,
+            census: Arc::default(),
+            scripts: Arc::default(),
+            streams: Arc::default(),
+            findings: Arc::new(findings),
+            timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(metrics))),
+        }
     }
 }
 

@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use crate::backend::profile::{Profile, Resp};
 use crate::limits;
 use crate::net::{Accepted, Address, Incoming};
-use crate::users::Users;
 
 /// The version of [`SessionState`] that this process writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
@@ -202,11 +201,6 @@ impl SessionState {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
-    }
-
-    /// Its user, where slipring itself knows its users, is one of these.
-    pub(crate) fn is_welcome(&self, users: &Users) -> bool {
-        self.alias.as_ref().is_none_or(|alias| users.knows(alias))
     }
 
     /// Who the session is to the nodes; `first`: who it is before it has said anything.

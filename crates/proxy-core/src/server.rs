@@ -6,6 +6,7 @@
 
 mod admit;
 mod drain;
+mod orders;
 mod passage;
 
 use std::cell::{Cell, RefCell};
@@ -25,7 +26,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::fleet::{Fleet, FleetParts};
-use crate::client::face::Blocked;
 use crate::client::{Client, Order};
 use crate::crowd::Crowd;
 use crate::demand::{Demand, DemandReceiver, Demands, demands};
@@ -33,10 +33,10 @@ use crate::door::{Door, Master, WorkerState};
 use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
-use crate::lookout::{Findings, Lookout};
+use crate::lookout::Lookout;
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
-use crate::roster::{Adopt, Filter, Message, Roster, Selection};
+use crate::roster::{Adopt, Message, Roster};
 use crate::settings::{ReadPolicy, Settings};
 pub use passage::Passage;
 
@@ -151,23 +151,13 @@ pub fn build(
     let (demands, demanded) = demands();
     let (roster, receivers) = Roster::new(workers);
     let metrics = Metrics::new(workers, masters, addresses);
-    let share = |(number, upstream): (usize, Upstream)| {
-        let (master, health) = (Arc::clone(&upstream.master), upstream.health.clone());
-        Master {
-            upstream,
-            census: Arc::default(),
-            scripts: Arc::default(),
-            streams: Arc::default(),
-            findings: Arc::new(Findings::new(
-                Arc::clone(&master),
-                settings.watch.clone(),
-                workers,
-            )),
-            timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(&metrics))),
-        }
-    };
+    let masters = upstreams
+        .into_iter()
+        .enumerate()
+        .map(|(number, upstream)| Master::new(upstream, number, &settings, workers, &metrics))
+        .collect();
     let shared = Arc::new(Shared {
-        masters: upstreams.into_iter().enumerate().map(share).collect(),
+        masters,
         metrics,
         settings: ArcSwap::from_pointee(Settings { workers, ..settings }),
         workers,
@@ -181,14 +171,7 @@ pub fn build(
         doors,
     });
     let worker = |(number, inbox)| {
-        let share = |door: &Listener| {
-            Ok(Listener {
-                listen: door.listen.share()?,
-                upstream: door.upstream,
-                reads: door.reads,
-            })
-        };
-        let listeners = listeners.iter().map(share).collect::<io::Result<_>>()?;
+        let listeners = listeners.iter().map(Listener::share).collect::<io::Result<_>>()?;
         Ok(Worker {
             number,
             shared: Arc::clone(&shared),
@@ -208,6 +191,19 @@ pub fn build(
         demanded,
     };
     Ok((workers, handle))
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// The same socket, for another worker.
+    fn share(&self) -> io::Result<Self> {
+        Ok(Self {
+            listen: self.listen.share()?,
+            upstream: self.upstream,
+            reads: self.reads,
+        })
+    }
 }
 
 // === impl Handle ===
@@ -434,105 +430,6 @@ impl Running {
             self.shared.load(number).fetch_sub(1, Ordering::Relaxed);
             self.load().fetch_add(1, Ordering::Relaxed);
             self.admit(adopt.accepted, adopt.listener);
-        }
-    }
-
-    /// Does what another worker, or a session of this one, wants.
-    fn take(self: &Rc<Self>, message: Message) {
-        let now = Instant::now();
-        let mean = |filter: &Filter| -> Vec<Rc<Client>> {
-            let clients = self.clients.borrow();
-            let meant = clients.iter().map(|(_, client)| client);
-            meant
-                .filter(|client| !client.must_go() && filter.holds(client, now))
-                .cloned()
-                .collect()
-        };
-        // Whoever has asked and is gone needs no answer.
-        match message {
-            Message::Adopt(adopt) => match adopt.state {
-                None => self.admit(adopt.accepted, adopt.listener),
-                Some(state) => self.readmit(adopt.accepted, adopt.listener, *state),
-            },
-            Message::Leave(departures, answer) => {
-                self.open_passage(departures);
-                let _ = answer.try_send(());
-            }
-            Message::List(filter, fields, answer) => {
-                let lines = mean(&filter)
-                    .iter()
-                    .map(|client| (client.face().id, client.line(&fields, now)))
-                    .collect();
-                let _ = answer.try_send(lines);
-            }
-            Message::Count(upstream, answer) => {
-                let _ = answer.try_send(mean(&Filter::all(upstream)).len());
-            }
-            Message::Kill(filter, answer) => {
-                let meant = mean(&filter);
-                for client in &meant {
-                    client.give_order(Order::Close(CloseReason::Killed));
-                }
-                let _ = answer.try_send(meant.len());
-            }
-            Message::Pause(upstream, pause, answer) => {
-                let fleet = Rc::clone(self.fleets.get(upstream).expect("one fleet an upstream"));
-                crate::task::spawn(async move {
-                    fleet.pause(pause).await;
-                    let _ = answer.try_send(());
-                });
-            }
-            Message::Pools(upstream, answer) => {
-                let fleet = self.fleets.get(upstream).expect("one fleet an upstream");
-                let _ = answer.try_send(fleet.lines(self.number));
-            }
-            Message::Reconnect(upstream, answer) => {
-                let fleet = self.fleets.get(upstream).expect("one fleet an upstream");
-                fleet.reconnect();
-                let _ = answer.try_send(());
-            }
-            Message::Reload(settings, reads, answer) => {
-                self.reload(&settings, &reads);
-                let _ = answer.try_send(());
-            }
-            Message::Summon(upstream, id, answer) => {
-                let meant = mean(&Filter::all(upstream).with(Selection::Ids(vec![id])));
-                meant.iter().for_each(|client| client.give_order(Order::Stream));
-                let _ = answer.try_send(!meant.is_empty());
-            }
-            Message::Unblock(unblock, answer) => {
-                let filter = Filter::all(unblock.upstream).with(Selection::Ids(vec![unblock.id]));
-                let meant = mean(&filter);
-                if let Some(Blocked { backend, id }) =
-                    meant.first().and_then(|client| client.face().blocked())
-                {
-                    crate::task::spawn(async move {
-                        let unblocked = backend.unblock(id, &unblock.asker, unblock.way).await;
-                        let _ = answer.try_send(unblocked == Some(true));
-                    });
-                }
-            }
-        }
-    }
-
-    /// Sessions see it at their next batch, what is made from now on is made by it.
-    fn reload(&self, settings: &Settings, reads: &[ReadPolicy]) {
-        self.state.settings.replace(settings.clone());
-        for (door, reads) in self.doors.iter().zip(reads) {
-            door.reads.set(*reads);
-        }
-        for fleet in &self.fleets {
-            fleet.renew();
-        }
-        for (_, client) in self.clients.borrow().iter() {
-            let face = client.face();
-            if face
-                .alias
-                .as_ref()
-                .is_some_and(|name| !settings.entry.users.knows(name))
-            {
-                client.give_order(Order::Close(CloseReason::Revoked));
-            }
         }
     }
 

@@ -42,9 +42,9 @@ impl Users {
         self.0.is_empty()
     }
 
-    /// There is a user of this name.
-    pub(crate) fn knows(&self, name: &[u8]) -> bool {
-        self.0.contains_key(name)
+    /// A session that came in by this name may stay; without one it did not come in as anybody of these.
+    pub(crate) fn keep(&self, alias: Option<&[u8]>) -> bool {
+        alias.is_none_or(|name| self.0.contains_key(name))
     }
 
     /// The user whose name and password these are. Without a name `default` is meant, as on Redis.

@@ -178,7 +178,7 @@ impl Running {
         let upstream = door.fleet.upstream();
         let face = Face::new(state.id(), upstream, (peer, local), descriptor, self.state.now());
         let client = Client::new(io, Arc::clone(&self.state.cells), face);
-        if !state.is_welcome(&settings.entry.users) {
+        if !settings.entry.users.keep(state.alias.as_deref()) {
             client.give_order(Order::Close(CloseReason::Revoked));
         }
         self.state.cells.add(Counter::ClientsAdopted { listener }, 1);
