@@ -1,13 +1,16 @@
 //! A Redis proxy that follows Sentinel: the program around `proxy-core`.
 //!
-//! [`cli`] reads flags and environment, [`mod@file`] the configuration file, [`config`] checks them as a whole, [`runtime`] starts the threads and
-//! ends them, [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from what [`status`] knows,
-//! [`upgrade`] lets another process take over.
+//! [`cli`] reads flags and environment, [`mod@file`] the configuration file, [`config`] checks them as a whole,
+//! [`mod@bind`] opens the sockets, [`runtime`] builds the parts and their threads, [`control`] keeps them and ends them,
+//! [`check`] and [`overview`] ask others instead, [`reload`] reads all of it again, [`admin`] answers operators from
+//! what [`status`] knows, [`upgrade`] lets another process take over.
 
 mod admin;
+mod bind;
 mod check;
 mod cli;
 mod config;
+mod control;
 mod descriptors;
 mod dial;
 mod entry;

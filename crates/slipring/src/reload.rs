@@ -9,9 +9,9 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use proxy_core::{ClientAuth, Handle, ReadPolicy, Settings};
+use proxy_core::{ClientAuth, Handle, ReadPolicy, Settings, Upstream};
 use resp_codec::Value;
-use sentinel_watcher::{Dial, HealthFeed, HostPort, Manners, Steering, TopologyFeed, WatcherConfig};
+use sentinel_watcher::{Dial, HostPort, Manners, Steering, WatcherConfig};
 
 use crate::cli::Cli;
 use crate::config::{Config, Door};
@@ -20,6 +20,7 @@ use crate::dial::{LiveDial, dials};
 use crate::facts::Facts;
 use crate::inquiry::{Failure, ask};
 use crate::log::Level;
+use crate::status::Watched;
 use crate::tls::Tls;
 
 /// What a running slipring cannot change: all other flags take effect with a reload.
@@ -41,10 +42,8 @@ const RESTART: [&str; 13] = [
 
 /// One master that is watched.
 pub(crate) struct Master {
-    pub(crate) name: Arc<str>,
-    pub(crate) feed: TopologyFeed,
-    pub(crate) health: HealthFeed,
-    pub(crate) steering: Steering,
+    pub(crate) watched: Watched,
+    steering: Steering,
 }
 
 /// What runs, and how to read it again.
@@ -62,6 +61,22 @@ pub(crate) struct Reloader {
     pub(crate) level: Level,
 }
 
+// === impl Master ===
+
+impl Master {
+    pub(crate) fn of(upstream: &Upstream) -> Self {
+        let watched = Watched {
+            master: Arc::clone(&upstream.master),
+            topology: upstream.feed.clone(),
+            health: upstream.health.clone(),
+        };
+        Self {
+            watched,
+            steering: upstream.steering.clone(),
+        }
+    }
+}
+
 // === impl Reloader ===
 
 impl Reloader {
@@ -77,14 +92,14 @@ impl Reloader {
 
     /// Holds the writes of all masters, or lets them flow again.
     pub(crate) async fn pause(&self, pause: bool) {
-        for Master { name, steering, .. } in &self.masters {
+        for Master { watched, steering } in &self.masters {
             let taken = if pause {
                 steering.pause().await
             } else {
                 steering.resume().await
             };
             tracing::info!(
-                master = &**name,
+                master = &*watched.master,
                 taken,
                 "a signal orders writes to {}",
                 if pause { "wait" } else { "flow" }
@@ -138,10 +153,10 @@ impl Reloader {
         }
         let [_, dial] = dials(config);
         for master in &self.masters {
-            if master.health.load().sentinels_answering() == 0 {
+            if master.watched.health.load().sentinels_answering() == 0 {
                 continue;
             }
-            let watched = watching(config, &master.name);
+            let watched = watching(config, &master.watched.master);
             let asked = watched
                 .sentinels
                 .iter()
@@ -165,9 +180,9 @@ impl Reloader {
         }
         let [dial, _] = dials(config);
         for master in &self.masters {
-            let primary = master.feed.load().shard(0).primary.clone();
+            let primary = master.watched.topology.load().shard(0).primary.clone();
             let Some(primary) = primary else { continue };
-            let watched = watching(config, &master.name);
+            let watched = watching(config, &master.watched.master);
             let manners = Manners {
                 credentials: watched.node_credentials.clone(),
                 connect_timeout: watched.connect_timeout,
@@ -195,8 +210,12 @@ impl Reloader {
         }
         self.tls.take_over(&config.tls);
         for master in &self.masters {
-            if !master.steering.reconfigure(watching(&config, &master.name)).await {
-                tracing::error!(master = &*master.name, "its watcher takes no orders");
+            if !master
+                .steering
+                .reconfigure(watching(&config, &master.watched.master))
+                .await
+            {
+                tracing::error!(master = &*master.watched.master, "its watcher takes no orders");
             }
         }
         let reads = self.doors.iter().map(|door| match door.flag {
