@@ -8,6 +8,7 @@ use sentinel_watcher::{HostPort, Phase, Primary};
 use tokio::time::Instant;
 
 use super::blame::{Dread, blame};
+use super::node::Node;
 use super::replication::Upheaval;
 use super::world::{LATENCY_MILLIS, Published, World};
 
@@ -45,7 +46,7 @@ struct Executed {
 }
 
 /// How late anything may be that was on its way.
-const ON_THE_WAY: Duration = Duration::from_millis(4 * LATENCY_MILLIS);
+pub const ON_THE_WAY: Duration = Duration::from_millis(4 * LATENCY_MILLIS);
 
 /// How long after a promotion clients may go on writing to the old primary, where all sentinels and nodes are heard.
 const PROMPT: Duration = Duration::from_millis(250);
@@ -76,9 +77,9 @@ impl Fate {
 // === impl Ledger ===
 
 impl Ledger {
-    /// A session was told what became of `id`, which it asked for at `asked`.
-    pub fn note(&self, id: String, fate: Fate, asked: Instant) {
-        let told = Instant::now();
+    /// A session was told what became of `id`, which it asked for at `asked`; the node may have answered at `told` or
+    /// later.
+    pub fn note(&self, id: String, fate: Fate, asked: Instant, told: Instant) {
         self.pushed.borrow_mut().push(Pushed {
             id,
             fate,
@@ -209,7 +210,7 @@ fn guilt_of_loss(
         let resynced = after(Upheaval::Loaded);
         return (!resynced).then_some("its node is primary still");
     };
-    if pushed.told > history[ends].at + ON_THE_WAY {
+    if pushed.told.max(done.at) > history[ends].at + ON_THE_WAY {
         return Some("a former primary acknowledged it after the switch was known");
     }
     let held = history[..ends]
@@ -222,11 +223,19 @@ fn guilt_of_loss(
     let next = history[ends].shard.primary.as_ref()?;
     let next = world.nodes.iter().find(|node| *node.address() == next.address)?;
     let reigned = history[sent_under].at..=history[ends].at;
-    let promoted = next
-        .upheavals()
-        .into_iter()
-        .rfind(|(at, upheaval)| *upheaval == Upheaval::Promoted && reigned.contains(at));
-    let (promoted, _) = promoted?;
+    let promoted = seen_promotion(next, |at| reigned.contains(at))?;
     let well = world.was_well(promoted + PROMPT);
     (well && done.at > promoted + PROMPT).then_some("the promotion was known, and it went to the old primary")
+}
+
+/// The last promotion within some time that shows: a former primary that nobody has demoted said `master` before.
+fn seen_promotion(node: &Node, within: impl Fn(&Instant) -> bool) -> Option<Instant> {
+    let roles = [Upheaval::Promoted, Upheaval::Demoted];
+    let mut upheavals = node.upheavals();
+    upheavals.retain(|(_, upheaval)| roles.contains(upheaval));
+    let last = upheavals
+        .iter()
+        .rposition(|(at, upheaval)| *upheaval == Upheaval::Promoted && within(at))?;
+    let (_, before) = upheavals.get(last.checked_sub(1)?)?;
+    (*before == Upheaval::Demoted).then_some(upheavals[last].0)
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::blame::{Dread, blame};
 use super::client::Client;
-use super::ledger::{Fate, Ledger};
+use super::ledger::{Fate, Ledger, ON_THE_WAY};
 use super::reply::show;
 use super::rng::Rng;
 use super::trace;
@@ -26,6 +26,8 @@ pub struct Session {
     /// Reads may be answered by a replica, without regard to the order of writes.
     elsewhere: bool,
     rng: Rng,
+    /// When its last replies came, the newest last.
+    heard: [Instant; 2],
     numbers: u64,
     keys: BTreeMap<u64, Known>,
     counter: Counter,
@@ -90,6 +92,7 @@ impl Session {
             ledger: Rc::clone(ledger),
             elsewhere,
             rng,
+            heard: [Instant::now(); 2],
             numbers: 0,
             keys: BTreeMap::new(),
             counter: Counter::default(),
@@ -188,6 +191,7 @@ impl Session {
             Ok(Some(frame)) => {
                 let shown = show(&frame);
                 trace::note(|| format!("{} < {shown}", self.name));
+                self.heard = [self.heard[1], Instant::now()];
                 Ok(shown)
             }
             Ok(None) => {
@@ -435,7 +439,11 @@ impl Session {
     }
 
     fn note(&mut self, id: String, fate: Fate, asked: Instant) {
-        self.ledger.note(id, fate, asked);
+        let [before, now] = self.heard;
+        // An answer of the primary may have waited behind that of a replica.
+        let waited = self.elsewhere && now <= before + ON_THE_WAY;
+        let told = if waited { asked } else { now };
+        self.ledger.note(id, fate, asked, told);
     }
 
     fn note_set(&mut self, key: u64, value: String, fate: Fate, stamp: u64) {
