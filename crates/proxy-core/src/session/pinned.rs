@@ -10,7 +10,7 @@
 
 mod attempt;
 mod large;
-mod rearm;
+pub(super) mod rearm;
 mod stay;
 
 use std::rc::Rc;
@@ -30,6 +30,8 @@ use crate::client::face::Blocked;
 use crate::error::{Error, Sent, may_resend};
 use crate::metrics::LeaseReason;
 use crate::roster::Way;
+pub(super) use attempt::UNBLOCKED_BY_DEMOTION;
+
 use attempt::Attempt;
 use stay::{Abort, Call, Stay};
 
@@ -173,9 +175,7 @@ impl Session {
     async fn stream_on_stay(&mut self, stay: &mut Stay, command: Command<Bytes>) -> Result<(), Close> {
         let stay = std::mem::replace(stay, Stay::new(stay.budget, stay.reason));
         let begun = Begun {
-            lease: stay
-                .held
-                .map(|held| (held.lease, held.backend.link().node.clone())),
+            lease: stay.held.map(|held| (held.lease, held.backend)),
             frames: &stay.journal.frames,
             watching: stay.state.watching,
             watch_broken: stay.watch_broken,

@@ -8,6 +8,7 @@
 //!                 +--------- lost, or moved -------+
 //! ```
 
+mod blocked;
 mod join;
 mod note;
 mod passage;
@@ -29,9 +30,9 @@ use tokio::time::Instant;
 use super::hold::Pause;
 use super::own::{self, Hello};
 use super::{Close, Session};
-use crate::backend::NodeKey;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
+use crate::backend::{Backend, NodeKey};
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, LeaseReason};
@@ -60,7 +61,7 @@ enum Own {
 /// A MULTI that was begun on a lease.
 pub(super) struct Begun<'a> {
     /// The lease, and the node that it leads to; `None` if it has just been lost.
-    pub(super) lease: Option<(Lease, NodeKey)>,
+    pub(super) lease: Option<(Lease, Rc<Backend>)>,
     /// MULTI and what it has queued; nothing where there is only a WATCH.
     pub(super) frames: &'a [u8],
     /// Something is watched.
@@ -108,30 +109,33 @@ impl Session {
     async fn stream_on(
         &mut self,
         mut stream: Stream,
-        mut given: Option<(Lease, NodeKey)>,
+        mut given: Option<(Lease, Rc<Backend>)>,
     ) -> Result<(), Close> {
         let mut pause = Pause::default();
         // Counted at the old term until it has arrived at the new one: held commands wait for that.
         let mut _counted = None;
         let mut _known = None;
         loop {
-            let (mut lease, node, made) = match given.take() {
-                Some((lease, node)) => (lease, node, Ok(())),
+            let (mut lease, backend, made) = match given.take() {
+                Some((lease, backend)) => (lease, backend, Ok(())),
                 None => {
-                    let Some((mut lease, node)) = self.join(&stream).await? else {
+                    let Some((mut lease, backend)) = self.join(&stream).await? else {
                         return Ok(());
                     };
+                    let node = &backend.link().node;
                     _known = lease
                         .conn()
                         .id()
-                        .map(|id| self.door.streams.enter(self.id, &node, id));
-                    let made = self.make_again(&mut stream, &mut lease, &node).await?;
-                    (lease, node, made)
+                        .map(|id| self.door.streams.enter(self.id, node, id));
+                    let made = self.make_again(&mut stream, &mut lease, node).await?;
+                    (lease, backend, made)
                 }
             };
-            if made.is_ok() {
+            let node = backend.link().node.clone();
+            // What was carried along is in place before that, readers of what is new among it.
+            if made.is_ok() && self.send_streamed(&mut stream, &mut lease, &node).await? {
                 _counted = Some(self.door.census.count(node.term.unwrap_or_default()));
-                if let Flow::Over = self.flow(&mut stream, &mut lease, &node).await? {
+                if let Flow::Over = self.flow(&mut stream, &mut lease, &backend).await? {
                     if let Some(clean) = Clean::prove(&stream.state()) {
                         lease.release(clean);
                     }
@@ -173,14 +177,33 @@ impl Session {
         Ok(())
     }
 
-    /// Both directions at once, until the stay ends.
-    async fn flow(&mut self, stream: &mut Stream, lease: &mut Lease, node: &NodeKey) -> Result<Flow, Close> {
-        let mut applied = self.door.fleet.applied();
+    /// Sends what may be sent. False: the connection is lost, or the node is no longer the primary.
+    async fn send_streamed(
+        &mut self,
+        stream: &mut Stream,
+        lease: &mut Lease,
+        node: &NodeKey,
+    ) -> Result<bool, Close> {
+        self.provide_streamed(stream, node).await?;
         let door = Rc::clone(&self.door);
+        let sending = stream.send(lease, self.profile.resp, &door, node);
+        Ok(matches!(self.while_primary(node, sending).await?, Some(Ok(()))))
+    }
+
+    /// Both directions at once, until the stay ends.
+    async fn flow(
+        &mut self,
+        stream: &mut Stream,
+        lease: &mut Lease,
+        backend: &Rc<Backend>,
+    ) -> Result<Flow, Close> {
+        let mut applied = self.door.fleet.applied();
+        let node = &backend.link().node;
         loop {
-            self.provide_streamed(stream, node).await?;
-            let sending = stream.send(lease, self.profile.resp, &door, node);
-            if !matches!(self.while_primary(node, sending).await?, Some(Ok(()))) {
+            if self.is_to_let_go(stream, backend) {
+                self.let_go_streamed(stream, lease, backend).await?;
+            }
+            if !self.send_streamed(stream, lease, node).await? {
                 return Ok(Flow::Lost);
             }
             if stream.is_caught_up() && stream.has_own_affairs() {
@@ -194,20 +217,24 @@ impl Session {
                 return Ok(Flow::Over);
             }
             let held_until = self.hold_stream(stream);
+            let blocked = stream.waits_behind_blocked();
             let takes_more = held_until.is_none()
+                && (!blocked || stream.outbox.is_empty())
                 && !stream.has_own_affairs()
                 && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
             let whole = stream.whole_bytes().max(self.whole_bytes());
             let (client, may_leave) = (Rc::clone(&self.client), stream.is_at_rest());
             tokio::select! {
                 biased;
-                request = self.request_or_gone(takes_more) => match request? {
+                request = self.request_or_gone(takes_more, blocked) => match request? {
                     Ok(command) => self.take_streamed(stream, command),
                     Err(error) => stream.malformed = Some(error),
                 },
                 arrival = lease.conn().arrival(whole) => match arrival {
-                    Ok(arrival) => self.pass_on(stream, arrival).await?,
-                    Err(_) => return Ok(Flow::Lost),
+                    Ok(arrival) if self.believes(stream, backend, &arrival) => {
+                        self.pass_on(stream, arrival).await?;
+                    }
+                    _ => return Ok(Flow::Lost),
                 },
                 _ = applied.changed() => {}
                 // Last: what the node has said already comes first.
@@ -291,7 +318,7 @@ impl Session {
 
     /// Until when the command in front may wait for a primary; none waits, or it has just been refused, if `None`.
     fn hold_stream(&mut self, stream: &mut Stream) -> Option<Instant> {
-        let Some(waiting) = stream.outbox.front() else {
+        let Some(waiting) = stream.outbox.front().filter(|_| !stream.waits_behind_blocked()) else {
             stream.held = None;
             return None;
         };
@@ -329,9 +356,12 @@ impl Session {
     async fn request_or_gone(
         &mut self,
         takes_more: bool,
+        blocked: bool,
     ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
         if takes_more {
             self.read_request(false).await
+        } else if blocked {
+            Err(self.gone_while_blocked().await)
         } else {
             Err(self.gone().await)
         }
@@ -357,7 +387,7 @@ impl Session {
                 self.client.push(&frame);
                 self.note(stream, kind, Bytes::new()).await?;
             }
-            Arrival::Frame(_, frame) if stream.overhears_us(&frame) => {}
+            Arrival::Frame(_, frame) if stream.overhears_us(&frame) || stream.arms_again(&frame) => {}
             Arrival::Frame(kind, frame) => {
                 let hushed = self.client.misses_replies();
                 let frame = self.note(stream, kind, frame).await?;

@@ -1,8 +1,13 @@
 //! What a streaming session has made of its connection, and the transaction that is open on it, move with the primary.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use crate::common::node::{self, Fault};
 use crate::common::world::{UNKNOWN, run, settle};
 
+const SECOND: Duration = Duration::from_secs(1);
 const INVALIDATE_ALL: &str = ">[invalidate nil]";
 
 #[test]
@@ -211,5 +216,120 @@ fn nobody_is_redirected_to_a_client_that_is_gone() {
         settle().await;
         world.switch();
         assert_eq!(client.reply().await, format!(">[tracking-redir-broken :{id}]"));
+    });
+}
+
+/// Ways in which a session comes to stream, and to be allowed to block.
+const STREAMING: [&str; 2] = ["HELLO 3; SUBSCRIBE s", "HELLO 3; CLIENT TRACKING ON"];
+
+#[test]
+fn a_blocked_command_of_a_streaming_session_moves_with_what_is_left_of_its_time() {
+    for streaming in STREAMING {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask(streaming).await;
+            let started = Instant::now();
+            client.send("BLPOP q 5; SET k v; GET k").await;
+            sleep(SECOND).await;
+            assert_eq!(world.a.blocked(), 1);
+            world.moving();
+            settle().await;
+            assert_eq!(world.a.blocked(), 0, "it is unblocked before the switch");
+            sleep(SECOND).await;
+            world.switch();
+            settle().await;
+            assert_eq!(world.b.blocked(), 1);
+            if streaming.ends_with("ON") {
+                assert_eq!(client.reply().await, INVALIDATE_ALL);
+            }
+            assert_eq!(client.reply().await, "nil");
+            let waited = started.elapsed();
+            assert!(
+                waited >= 5 * SECOND && waited < 5 * SECOND + SECOND / 10,
+                "{waited:?}"
+            );
+            assert_eq!(client.replies(2).await, "+OK v");
+            assert_eq!(world.a.received("SET").len(), 0, "nothing overtakes it");
+        });
+    }
+}
+
+#[test]
+fn a_blocked_streaming_session_gets_what_is_pushed_on_the_new_primary() {
+    for (line, push, got) in [
+        ("BLPOP q 0", "RPUSH q x", "[q x]"),
+        ("BLMOVE q p LEFT RIGHT 0", "RPUSH q x", "x"),
+        ("XREAD BLOCK 0 STREAMS q $", "XADD q * f v", "[[q [[1-0 [f v]]]]]"),
+    ] {
+        run(async |world| {
+            let (mut client, mut pusher) = (world.client(), world.client());
+            client.ask("HELLO 3; SUBSCRIBE s").await;
+            client.send(line).await;
+            settle().await;
+            world.moving();
+            pusher.send(push).await;
+            client.hears_nothing_for(SECOND).await;
+            world.switch();
+            assert_eq!(client.reply().await, got, "{line}");
+            assert!(!pusher.reply().await.starts_with('-'));
+            assert_eq!(world.client().ask("PUBLISH s m").await, ":1");
+            assert_eq!(client.reply().await, ">[message s m]");
+        });
+    }
+}
+
+#[test]
+fn a_streaming_sessions_pop_is_delivered_where_it_came_first() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE s").await;
+        client.send("BLPOP q 0").await;
+        settle().await;
+        world.a.latency(Duration::ZERO, Duration::from_millis(50));
+        world.a.run("RPUSH q x y");
+        world.moving();
+        assert_eq!(client.reply().await, "[q x]");
+        world.switch();
+        settle().await;
+        assert_eq!(world.b.received("BLPOP").len(), 0);
+        assert_eq!(world.b.list("q"), ["y"]);
+    });
+}
+
+#[test]
+fn a_streaming_sessions_pop_is_unknown_where_its_node_does_not_say() {
+    for killed in [false, true] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask("HELLO 3; SUBSCRIBE s").await;
+            client.send("BLPOP q 0").await;
+            settle().await;
+            if killed {
+                world.a.kill();
+            } else {
+                world.a.latency(Duration::ZERO, Duration::from_millis(50));
+                world.a.run("RPUSH q x");
+            }
+            world.moving();
+            settle().await;
+            world.switch();
+            assert!(client.reply().await.starts_with(UNKNOWN));
+            assert_eq!(world.b.received("BLPOP").len(), 0);
+            assert_eq!(client.ask("SET k v").await, "+OK");
+        });
+    }
+}
+
+#[test]
+fn whoever_leaves_while_it_streams_and_is_blocked_takes_nothing() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE s").await;
+        client.send("BLPOP q 0; SET k v").await;
+        settle().await;
+        drop(client);
+        settle().await;
+        assert_eq!(world.a.blocked(), 0);
+        assert_eq!(world.client().ask("RPUSH q x").await, ":1");
     });
 }

@@ -26,7 +26,7 @@ const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r
 
 /// How a node that is demoted lets its blocked clients go. CLIENT UNBLOCK … ERROR has other words, and so has a stream
 /// that is deleted.
-const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
+pub(in crate::session) const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
 
 /// How one attempt ended.
 pub(super) enum Attempt {

@@ -13,7 +13,7 @@ enum Timeout {
 
 /// The frame of `command` with `elapsed` taken off its timeout. A timeout of 0 blocks for ever and stays; what has
 /// run out becomes the shortest there is, so that the node words the answer.
-pub(super) fn with_timeout_left(command: &Command<Bytes>, elapsed: Duration) -> Bytes {
+pub(in crate::session) fn with_timeout_left(command: &Command<Bytes>, elapsed: Duration) -> Bytes {
     left(command, elapsed).unwrap_or_else(|| command.frame().clone())
 }
 

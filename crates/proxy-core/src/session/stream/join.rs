@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::redirect::{self, Redirect};
 use super::state::Stream;
-use crate::backend::NodeKey;
 use crate::backend::lease::{Budget, Lease, LeaseError};
 use crate::backend::profile::Resp;
+use crate::backend::{Backend, NodeKey};
 use crate::door::{Door, Streams};
 use crate::error::Error;
 use crate::metrics::CloseReason;
@@ -74,7 +74,7 @@ impl Session {
     }
 
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
-    pub(super) async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, NodeKey)>, Close> {
+    pub(super) async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, Rc<Backend>)>, Close> {
         let first = match stream.next() {
             Some(first) if stream.former.is_none() => first,
             // Its subscriptions come first; what else it has waits in `flow`.
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// The same for a subscriber that asks nothing: it waits for as long as it takes.
-    async fn join_silently(&mut self, stream: &Stream) -> Result<(Lease, NodeKey), Close> {
+    async fn join_silently(&mut self, stream: &Stream) -> Result<(Lease, Rc<Backend>), Close> {
         let mut applied = self.door.fleet.applied();
         let mut pause = Pause::default();
         loop {
@@ -121,15 +121,17 @@ impl Session {
         }
     }
 
-    async fn lease_now(&mut self, stream: &Stream) -> Result<Result<(Lease, NodeKey), LeaseError>, Close> {
+    async fn lease_now(
+        &mut self,
+        stream: &Stream,
+    ) -> Result<Result<(Lease, Rc<Backend>), LeaseError>, Close> {
         let Some(backend) = self.door.fleet.primary(&self.profile) else {
             return Ok(Err(LeaseError::Lost));
         };
-        let node = backend.link().node.clone();
         tokio::select! {
             biased;
             close = self.gone() => Err(close),
-            leased = backend.lease(Budget::Streaming, stream.reason) => Ok(leased.map(|lease| (lease, node))),
+            leased = backend.lease(Budget::Streaming, stream.reason) => Ok(leased.map(|lease| (lease, backend))),
         }
     }
 }

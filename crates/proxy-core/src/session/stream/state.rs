@@ -8,6 +8,7 @@ use resp_codec::{Class, Command, ReplyKind, RequestError};
 use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
+use super::blocked::waits_for_primary;
 use super::redirect::{self, Redirect};
 use super::roll::{Noted, Roll};
 use super::standing::{Standing, is_monitors, is_our_own};
@@ -62,6 +63,8 @@ pub(super) struct Stream {
 pub(super) struct Pending {
     pub(super) command: Command<Bytes>,
     pub(super) fate: Fate,
+    /// When a blocking command was sent first.
+    pub(super) since: Option<Instant>,
     resends: u8,
 }
 
@@ -69,6 +72,8 @@ pub(super) struct Pending {
 pub(super) enum Fate {
     Unsent,
     Sent,
+    /// It is blocked, and the node was told to let go of it.
+    LetGo,
     /// Its connection was lost after it was sent.
     Unknown,
 }
@@ -119,6 +124,7 @@ impl Stream {
         self.outbox.push_back(Pending {
             command,
             fate: Fate::Unsent,
+            since: None,
             resends: 0,
         });
     }
@@ -157,9 +163,12 @@ impl Stream {
         node: &NodeKey,
     ) -> io::Result<()> {
         let may_leave = |next: &Pending| {
-            door.fleet.is_serving() || next.fate != Fate::Unsent || !may_write(&next.command)
+            door.fleet.is_serving() || next.fate != Fate::Unsent || !waits_for_primary(&next.command)
         };
-        while self.instead.is_none() && self.outbox.front().is_some_and(may_leave) {
+        while self.instead.is_none()
+            && !self.waits_behind_blocked()
+            && self.outbox.front().is_some_and(may_leave)
+        {
             if let Some(client) = self.next().and_then(redirect::target) {
                 redirect::summon(client, door, node).await;
             }
@@ -168,7 +177,7 @@ impl Stream {
                 self.pending.push_back(next);
                 continue;
             }
-            let mut frame = for_node(&next.command);
+            let mut frame = next.armed(for_node(&next.command));
             if next.command.spec().name == "client|tracking" {
                 (frame, self.redirect) = redirect::translate(&next.command, &door.streams, node);
             }
@@ -252,9 +261,14 @@ impl Stream {
             }
             None => {}
         }
-        let answered = self.pending.pop_front()?;
+        self.take_pending().map(|answered| answered.command)
+    }
+
+    /// The command in front is off its way.
+    pub(super) fn take_pending(&mut self) -> Option<Pending> {
+        let front = self.pending.pop_front()?;
         self.carried = self.carried.saturating_sub(1);
-        Some(answered.command)
+        Some(front)
     }
 
     /// EXEC's array has come: each of its elements answers one of these. False, if none of them matters.
@@ -414,7 +428,7 @@ fn is_own(command: &Command<Bytes>) -> bool {
 }
 
 /// Whether a command may write, for what the table knows.
-fn may_write(command: &Command<Bytes>) -> bool {
+pub(super) fn may_write(command: &Command<Bytes>) -> bool {
     let class = command.spec().class;
     let may = class.is_shared()
         || matches!(
