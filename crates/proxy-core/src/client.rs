@@ -70,6 +70,8 @@ struct State {
     written: u64,
     /// Bytes read from it so far.
     received: u64,
+    /// Bytes written, or waiting to be, when some were last read.
+    answered: u64,
     /// When the client last said something; to the resolution of the worker's pulse.
     heard: Instant,
     /// CLIENT REPLY OFF or SKIP holds.
@@ -136,6 +138,7 @@ impl Client {
                 waker: None,
                 written: 0,
                 received: 0,
+                answered: 0,
                 heard: face.since,
                 hush: None,
                 broken_by: CloseReason::Client,
@@ -321,6 +324,13 @@ impl Client {
         let state = &mut *self.state.borrow_mut();
         state.heard = now;
         state.received += bytes as u64;
+        state.answered = state.written + state.output.len() as u64;
+    }
+
+    /// Something has been written to it since it last said something, or still waits to be.
+    pub(crate) fn has_answered_since_heard(&self) -> bool {
+        let state = self.state.borrow();
+        state.written > state.answered || !state.output.is_empty()
     }
 
     /// When it last said something.

@@ -79,6 +79,8 @@ pub struct SessionState {
     pub(crate) user: Option<Bytes>,
     pub(crate) password: Option<Bytes>,
     pub(crate) db: u32,
+    /// Who chose that database, where it was another user: name and password.
+    pub(crate) selected_by: Option<(Option<Bytes>, Bytes)>,
     pub(crate) resp3: bool,
     /// It has presented the password of `--client-auth proxy`.
     pub(crate) admitted: bool,
@@ -205,13 +207,16 @@ impl SessionState {
 
     /// Who the session is to the nodes; `first`: who it is before it has said anything.
     pub(crate) fn profile(&self, first: Profile) -> Profile {
-        let shown = self.password.as_ref().map(|password| Credentials {
-            username: self.user.as_deref().map(Arc::from),
+        let of = |user: &Option<Bytes>, password: &Bytes| Credentials {
+            username: user.as_deref().map(Arc::from),
             password: Secret::new(password),
-        });
+        };
+        let shown = self.password.as_ref().map(|password| of(&self.user, password));
+        let selected_by = self.selected_by.as_ref();
         Profile {
             credentials: if self.own { first.credentials } else { shown },
             db: self.db,
+            selected_by: selected_by.map(|(user, password)| Box::new(of(user, password))),
             resp: if self.resp3 { Resp::Three } else { Resp::Two },
         }
     }
@@ -298,6 +303,7 @@ mod tests {
             user: None,
             password: Some(Bytes::from_static(b"secret")),
             db: 3,
+            selected_by: Some((None, Bytes::from_static(b"other"))),
             resp3: true,
             admitted: false,
             hush: HushState::All,

@@ -178,16 +178,16 @@ impl Session {
     /// Serves the client until one side ends it. What it is subscribed to comes first.
     pub(crate) async fn run(&mut self, subscriptions: Option<Box<Subscriptions>>) -> CloseReason {
         if let Some(subscriptions) = subscriptions
-            && let Err(Close(reason)) = Box::pin(self.stream_again(*subscriptions)).await
+            && let Err(close) = Box::pin(self.stream_again(*subscriptions)).await
         {
-            return reason;
+            return self.part(close).await;
         }
         loop {
             self.client.rest(true);
             let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
             self.client.rest(false);
-            if let Err(Close(reason)) = self.off_the_common_way(turn).await {
-                return reason;
+            if let Err(close) = self.off_the_common_way(turn).await {
+                return self.part(close).await;
             }
         }
     }

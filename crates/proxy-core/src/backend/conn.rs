@@ -84,10 +84,7 @@ impl Conn {
                 counted,
             };
             let profile = match &profile.credentials {
-                // Whoever may not SELECT keeps the database that was selected before AUTH, as on the node itself.
-                Some(_) if profile.db != 0 && !conn.select(profile.db).await?.starts_with(b"-") => {
-                    &profile.on(0)
-                }
+                Some(_) if conn.select_before(profile).await? => &profile.on(0),
                 _ => profile,
             };
             let (handshake, replies) = profile.handshake();
@@ -106,6 +103,22 @@ impl Conn {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Io(io::ErrorKind::TimedOut.into())),
         }
+    }
+
+    /// Selects the database of `profile` as whoever chose it: a user who may not SELECT keeps what was selected before
+    /// AUTH, as on the node itself. False: the user has to do it.
+    async fn select_before(&mut self, profile: &Profile) -> io::Result<bool> {
+        if profile.db == 0 {
+            return Ok(false);
+        }
+        if let Some(credentials) = &profile.selected_by {
+            let mut order = BytesMut::new();
+            profile::auth(&mut order, credentials);
+            self.send(&order).await?;
+            // If he is not known any more, nobody in particular may be granted it.
+            self.reply().await?;
+        }
+        Ok(self.select(profile.db).await?.starts_with(b"+"))
     }
 
     /// SELECT, and the node's answer.

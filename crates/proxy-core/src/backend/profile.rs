@@ -23,6 +23,8 @@ pub(crate) struct Profile {
     pub credentials: Option<Credentials>,
     /// The database chosen by SELECT.
     pub db: u32,
+    /// Who chose it, where that was another user: whoever comes after him may not be allowed to.
+    pub selected_by: Option<Box<Credentials>>,
     /// The RESP version chosen by HELLO.
     pub resp: Resp,
 }
@@ -38,9 +40,26 @@ impl Profile {
         }
     }
 
-    /// The same, on another database.
+    /// The same, on a database of its user's own choice.
     pub(crate) fn on(&self, db: u32) -> Self {
-        Self { db, ..self.clone() }
+        Self {
+            db,
+            selected_by: None,
+            ..self.clone()
+        }
+    }
+
+    /// Another user, on the same database.
+    pub(crate) fn of(&self, credentials: Option<Credentials>) -> Self {
+        let chosen_by = match &self.selected_by {
+            Some(first) => Some(first.clone()),
+            None => self.credentials.clone().map(Box::new),
+        };
+        Self {
+            selected_by: chosen_by.filter(|first| self.db != 0 && Some(&**first) != credentials.as_ref()),
+            credentials,
+            ..self.clone()
+        }
     }
 
     /// What a fresh connection must send to become this Profile, and how many replies that takes.
@@ -64,7 +83,7 @@ impl Profile {
 }
 
 /// Writes the AUTH command of a connection that is made ready.
-fn auth(out: &mut BytesMut, credentials: &Credentials) {
+pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
     let password = credentials.password.reveal();
     match &credentials.username {
         Some(username) => write::command(out, &[b"Auth", username, password]),

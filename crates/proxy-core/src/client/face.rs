@@ -73,6 +73,8 @@ pub(crate) enum Mark {
     Broadcast,
     NoEvict,
     NoTouch,
+    /// It has said its last word, and stays until it hangs up.
+    Closing,
 }
 
 /// Where a blocked command waits.
@@ -199,6 +201,12 @@ impl Face {
         self.doing.as_ref()?.blocked.clone()
     }
 
+    pub(crate) fn is(&self, mark: Mark) -> bool {
+        self.doing
+            .as_ref()
+            .is_some_and(|doing| doing.marks.contains(&mark))
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         match &self.doing {
             Some(doing) if doing.marks.contains(&Mark::Replica) => Kind::Replica,
@@ -234,6 +242,7 @@ impl Doing {
             ('b', self.blocked.is_some()),
             ('t', marked(Mark::Tracking)),
             ('B', marked(Mark::Broadcast)),
+            ('c', marked(Mark::Closing)),
             ('e', marked(Mark::NoEvict)),
             ('T', marked(Mark::NoTouch)),
         ];

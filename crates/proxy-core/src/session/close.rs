@@ -1,16 +1,17 @@
 //! How a session ends, and how it waits without missing that its client has gone.
 
 use std::future::poll_fn;
-use std::pin::pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use resp_codec::RequestError;
 
-use super::Session;
+use super::{Session, Turn};
 use crate::backend::NodeKey;
 use crate::client::Order;
+use crate::client::face::Mark;
 use crate::limits;
 use crate::metrics::CloseReason;
 
@@ -20,10 +21,46 @@ pub(crate) struct Close(pub(crate) CloseReason);
 impl Session {
     /// Answers broken protocol as Redis does: with its error, behind all replies outstanding, then the end.
     pub(super) async fn malformed(&mut self, error: RequestError) -> Close {
+        if let Err(close) = self.heed_silence().await {
+            return close;
+        }
         let mut out = BytesMut::new();
         error.write_reply(&mut out);
         self.client.reply(&out);
         self.farewell(CloseReason::Protocol).await
+    }
+
+    /// The last reply of a client is about to be written. On Redis it is what is written last that ends a connection: one
+    /// that misses its replies, and to which nothing else is being written, stays, and is heard no more.
+    pub(super) async fn heed_silence(&mut self) -> Result<(), Close> {
+        if self.client.misses_replies() {
+            self.settled().await?;
+        }
+        if self.client.misses_replies() && !self.client.has_answered_since_heard() {
+            self.client.face_mut().doing().mark(Mark::Closing, true);
+        }
+        Ok(())
+    }
+
+    /// The end of the session: at once, but for what [`Self::heed_silence`] has found.
+    pub(super) fn part(&mut self, Close(reason): Close) -> Pin<Box<dyn Future<Output = CloseReason> + '_>> {
+        if !self.client.face().is(Mark::Closing) {
+            return Box::pin(std::future::ready(reason));
+        }
+        self.client.rest(true);
+        Box::pin(poll_fn(move |cx| {
+            loop {
+                self.input = BytesMut::new();
+                match self.look_up(cx) {
+                    Some(Turn::Close(reason)) => return Poll::Ready(reason),
+                    _ if self.reading.has_ended() => return Poll::Ready(reason),
+                    _ => {}
+                }
+                if let Err(reason) = ready!(self.poll_fill(cx)) {
+                    return Poll::Ready(reason);
+                }
+            }
+        }))
     }
 
     /// Ends the session once everything is answered and taken, or a moment has passed.

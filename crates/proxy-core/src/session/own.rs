@@ -30,6 +30,7 @@ impl Session {
     pub(super) async fn own(&mut self, command: Command<Bytes>) -> Result<(), Close> {
         match command.spec().name {
             "quit" => {
+                self.heed_silence().await?;
                 self.answer(&command, b"+OK\r\n");
                 Err(self.farewell(CloseReason::Quit).await)
             }
@@ -152,10 +153,7 @@ impl Session {
             if reply.starts_with(b"-") {
                 return Err(reply);
             }
-            self.change(Profile {
-                credentials: Some(credentials.clone()),
-                ..self.profile.clone()
-            });
+            self.change(self.profile.of(Some(credentials.clone())));
             Ok(())
         }))
     }
@@ -169,10 +167,7 @@ impl Session {
         let credentials = user.node.clone().or_else(|| settings.node_credentials.clone());
         self.admitted = true;
         if credentials != self.profile.credentials {
-            self.change(Profile {
-                credentials,
-                ..self.profile.clone()
-            });
+            self.change(self.profile.of(credentials));
         }
         self.client.face_mut().alias = Some(name.into());
         Ok(())
@@ -237,10 +232,7 @@ impl Session {
             _ => return self.hold(command).await,
         };
         self.settled().await?;
-        let profile = Profile {
-            db,
-            ..self.profile.clone()
-        };
+        let profile = self.profile.on(db);
         let opened = self
             .with_primary(&command, |session| {
                 let proof = session.door.fleet.prove(&profile);

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use sentinel_watcher::Epoch;
+use sentinel_watcher::{Credentials, Epoch};
 
 use super::noted::Scans;
 use super::{Close, Reading, Session};
@@ -78,11 +78,14 @@ impl Session {
             written: 0,
             commands: 0,
             own,
-            user: credentials
-                .and_then(|credentials| credentials.username.as_deref())
-                .map(Bytes::copy_from_slice),
-            password: credentials.map(|credentials| Bytes::copy_from_slice(credentials.password.reveal())),
+            user: credentials.and_then(user_of),
+            password: credentials.map(password_of),
             db: self.profile.db,
+            selected_by: self
+                .profile
+                .selected_by
+                .as_ref()
+                .map(|first| (user_of(first), password_of(first))),
             resp3: self.profile.resp == crate::backend::profile::Resp::Three,
             admitted: self.admitted,
             hush: HushState::Nothing,
@@ -150,4 +153,12 @@ impl Session {
         session.scans = home.map(|node| Box::new(Scans::whole(node)));
         (session, state.subscriptions)
     }
+}
+
+fn user_of(credentials: &Credentials) -> Option<Bytes> {
+    credentials.username.as_deref().map(Bytes::copy_from_slice)
+}
+
+fn password_of(credentials: &Credentials) -> Bytes {
+    Bytes::copy_from_slice(credentials.password.reveal())
 }

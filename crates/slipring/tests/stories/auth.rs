@@ -18,6 +18,7 @@ on_each_server! {
             .start()?;
         for node in &cluster.shard().nodes {
             node.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
+            node.command(&words("ACL SETUSER resident on >stays ~* &* +@all -select"))?;
         }
         let plain = Node::builder(flavor.server()?).login(Some(login)).start()?;
         plain.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
@@ -38,6 +39,8 @@ on_each_server! {
         let mut clients = [logged_in(&passthrough, "AUTH reader reads")?, none.client()?, proxy.client()?];
         says(&mut clients[2], "AUTH for-slipring", "OK")?;
         says(&mut clients[1], "SET kept value", "OK")?;
+        let mut resident = logged_in(&passthrough, "AUTH open-sesame")?;
+        selected_by_another(&mut resident)?;
 
         let old = cluster.primary()?.port();
         cluster.failover_planned()?;
@@ -45,6 +48,10 @@ on_each_server! {
         for client in &mut clients {
             says(client, "GET kept", "value")?;
         }
+        for (line, reply) in [("SET kept again", "OK"), ("ACL WHOAMI", "resident")] {
+            says(&mut resident, line, reply)?;
+        }
+        says(&mut clients[1], "GET kept", "value")?;
         refuses(&mut clients[0], "SET kept other", "NOPERM")?;
         refuses(&mut passthrough.client()?, "GET kept", "NOAUTH")?;
         says(&mut logged_in(&passthrough, "AUTH open-sesame")?, "SET kept again", "OK")?;
@@ -103,6 +110,24 @@ fn logged_in(proxy: &Proxy, auth: &str) -> Result<Client> {
     let mut client = proxy.client()?;
     says(&mut client, auth, "OK")?;
     Ok(client)
+}
+
+/// The user who may SELECT chose the database, and one who may not stays there, on leases too.
+fn selected_by_another(client: &mut Client) -> Result<()> {
+    for (line, reply) in [
+        ("SELECT 9", "OK"),
+        ("AUTH resident stays", "OK"),
+        ("SET kept nine", "OK"),
+        ("WATCH kept", "OK"),
+        ("GET kept", "nine"),
+        ("UNWATCH", "OK"),
+        ("ACL WHOAMI", "resident"),
+    ] {
+        says(client, line, reply)?;
+    }
+    refuses(client, "SELECT 3", "NOPERM")?;
+    refuses(client, "SELECT 9", "NOPERM")?;
+    says(client, "GET kept", "nine")
 }
 
 /// Every answer is the node's own.

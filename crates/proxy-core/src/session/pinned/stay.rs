@@ -138,9 +138,10 @@ impl Stay {
             Budget::Control => 0,
             Budget::Blocking | Budget::Streaming | Budget::Transaction => session.db,
         };
-        Profile {
-            db,
-            ..session.clone()
+        if db == session.db {
+            session.clone()
+        } else {
+            session.on(db)
         }
     }
 

@@ -5,7 +5,6 @@ use resp_codec::{Class, Command, ReplyKind};
 
 use super::state::Stream;
 use super::transaction::elements;
-use crate::backend::profile::Profile;
 use crate::session::clients::{is_own, is_refusal};
 use crate::session::{Close, Session, own};
 
@@ -73,18 +72,17 @@ impl Session {
                 let db = command
                     .arg(1)
                     .and_then(|db| std::str::from_utf8(db).ok()?.parse().ok());
-                self.profile.db = db.unwrap_or(self.profile.db);
+                self.profile = self.profile.on(db.unwrap_or(self.profile.db));
             }
             "auth" => {
-                self.profile = Profile {
-                    credentials: Some(own::credentials(command)),
-                    ..self.profile.clone()
-                };
+                self.profile = self.profile.of(Some(own::credentials(command)));
             }
             "hello" => {
                 if let Ok(hello) = own::hello(command, self.profile.resp) {
                     self.profile.resp = hello.resp;
-                    self.profile.credentials = hello.credentials.or(self.profile.credentials.take());
+                    if hello.credentials.is_some() {
+                        self.profile = self.profile.of(hello.credentials);
+                    }
                     if let Some(name) = hello.name {
                         self.client.face_mut().name = name;
                     }
