@@ -74,12 +74,8 @@ struct LoadArgs {
     /// Measure failovers instead: every scenario that is promised, and its table
     #[arg(long)]
     failover: bool,
-    /// With --failover: before which server alone
-    #[arg(long, value_name = "redis|valkey", value_parser = flavor, requires = "failover")]
-    server: Option<Flavor>,
-    /// With --failover: nodes and sentinels ask for a password
-    #[arg(long, requires = "failover")]
-    passwords: bool,
+    #[command(flatten)]
+    failovers: failover::Options,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
@@ -114,7 +110,7 @@ fn run(chore: Chore) -> Result<bool> {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test => test::run(),
         Chore::Audit(options) => audit::run(&options),
-        Chore::Load(args) if args.failover => failover::run(args.server, args.passwords),
+        Chore::Load(args) if args.failover => failover::run(&args.failovers),
         Chore::Load(args) => {
             let load = Tool::cargo(&[
                 "run",
