@@ -30,7 +30,7 @@ use crate::client::face::Blocked;
 use crate::error::{Error, Sent, may_resend};
 use crate::metrics::LeaseReason;
 use crate::roster::Way;
-pub(super) use attempt::UNBLOCKED_BY_DEMOTION;
+pub(super) use attempt::{UNBLOCKED_BY_DEMOTION, nobody};
 
 use attempt::Attempt;
 use stay::{Abort, Call, Stay};
@@ -84,6 +84,10 @@ impl Session {
             let started = Instant::now();
             match self.attempt(stay, &command, &mut call).await? {
                 Attempt::Answered => return Ok(()),
+                Attempt::Lost if self.nobody_vouches(stay, &command, call.node.as_ref()) => {
+                    self.answer(&command, nobody(&command));
+                    return Ok(());
+                }
                 Attempt::Lost if !may_resend(Sent::Maybe, call.shape.read, call.shape.resends) => {
                     let node = call.node.take();
                     return self.unknown_outcome(stay, &command, node.as_ref());
@@ -109,6 +113,12 @@ impl Session {
             self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
                 .await?;
         }
+    }
+
+    /// WAIT asked a primary that is gone: whatever it would have said, it counts replicas no more.
+    fn nobody_vouches(&self, stay: &Stay, command: &Command<Bytes>, asked: Option<&Rc<Link>>) -> bool {
+        let former = asked.is_some_and(|link| !self.door.fleet.is_primary(&link.node));
+        former && command.spec().class == Class::Wait && !stay.state.in_multi
     }
 
     /// Sees to what is no affair of the lease: what is refused, what is the session's own, what makes a stream of it.

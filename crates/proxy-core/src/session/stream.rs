@@ -25,10 +25,12 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, ReplyKind, RequestError};
+use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
 use super::hold::Pause;
 use super::own::{self, Hello};
+use super::pinned::nobody;
 use super::{Close, Session};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
@@ -410,18 +412,28 @@ impl Session {
         Ok(())
     }
 
-    /// Unknown outcomes whose turn has come.
+    fn is_led_by(&self, node: &HostPort) -> bool {
+        let topology = self.door.fleet.topology();
+        let primary = topology.shard(0).primary.as_ref();
+        primary.is_some_and(|primary| primary.address == *node)
+    }
+
+    /// Unknown outcomes whose turn has come. WAIT has one of its own: replicas of a former primary count no more.
     fn tell_unknown(&mut self, stream: &mut Stream) {
         while stream
             .pending
             .front()
             .is_some_and(|pending| pending.fate == Fate::Unknown)
         {
-            stream.pending.pop_front();
+            let lost = stream.pending.pop_front().expect("just seen");
             let former = stream
                 .former
                 .as_ref()
                 .expect("a command is lost with the node it was sent to");
+            if lost.command.spec().class == Class::Wait && !self.is_led_by(former) {
+                self.client.push(nobody(&lost.command));
+                continue;
+            }
             self.client.push(&Error::UnknownOutcome(former).reply());
             let upstream = self.door.fleet.upstream();
             self.door

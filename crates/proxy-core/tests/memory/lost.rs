@@ -246,3 +246,28 @@ fn a_read_that_is_sent_again_does_not_see_what_was_sent_behind_it() {
         assert!(client.reply().await.starts_with(UNKNOWN));
     });
 }
+
+#[test]
+fn who_waits_for_the_replicas_of_a_former_primary_is_told_that_there_are_none() {
+    for (before, wait, none) in [
+        ("SET k v", "WAIT 1 0", ":0"),
+        ("SET k v", "WAITAOF 1 1 0", "[:0 :0]"),
+        ("HELLO 3; CLIENT TRACKING ON", "WAIT 1 0", ":0"),
+    ] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask(before).await;
+            world.a.once("WAIT", Fault::Hang);
+            client.send(wait).await;
+            world.moving();
+            client.hears_nothing_for(Duration::from_secs(1)).await;
+            world.switch();
+            let mut reply = client.reply().await;
+            if reply.starts_with('>') {
+                reply = client.reply().await;
+            }
+            assert_eq!(reply, none, "{before}");
+            assert_eq!(world.b.received("WAIT").len(), 0, "nobody is asked again");
+        });
+    }
+}

@@ -123,12 +123,7 @@ impl Session {
         let waits = command.spec().class == Class::Wait && !stay.state.in_multi;
         if waits && self.wrote_at.is_some_and(|term| Some(term) != link.node.term) {
             // The primary that took this session's writes is gone: nobody can vouch for them.
-            let none = if command.spec().name == "wait" {
-                &b":0\r\n"[..]
-            } else {
-                b"*2\r\n:0\r\n:0\r\n"
-            };
-            self.answer(command, none);
+            self.answer(command, nobody(command));
             return Ok(Attempt::Answered);
         }
         if call.unblocks && call.shape.read {
@@ -423,5 +418,13 @@ impl Session {
             };
             lookout.see(&glance, &sight, &answered);
         }
+    }
+}
+
+/// WAIT's and WAITAOF's answer where no replica has what was written.
+pub(in crate::session) fn nobody(command: &Command<Bytes>) -> &'static [u8] {
+    match command.spec().name {
+        "wait" => b":0\r\n",
+        _ => b"*2\r\n:0\r\n:0\r\n",
     }
 }
