@@ -419,6 +419,19 @@ impl Client {
         state.wake();
     }
 
+    /// Ends once another client has invalidations sent to this one.
+    pub(crate) async fn summoned(&self) {
+        std::future::poll_fn(|cx| {
+            self.register(cx);
+            if self.order() == Some(Order::Stream) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
     /// It has a connection of its own, or had one: nothing is left of that order.
     pub(crate) fn note_streamed(&self) {
         let order = &mut self.state.borrow_mut().order;

@@ -142,11 +142,9 @@ impl managed::Manager for NodeManager {
         let counted = Counted::new(&self.node_cells, &self.cells, ConnectionKind::Lease);
         let mut conn = Conn::open(&*self.dial, &self.node, &self.profile, self.timeout, counted).await?;
         // A blocked command is unblocked by its CLIENT ID, invalidations are redirected to it.
-        if self.budget != Budget::Transaction {
-            tokio::time::timeout(self.timeout, conn.learn_id())
-                .await
-                .map_err(io::Error::from)??;
-        }
+        tokio::time::timeout(self.timeout, conn.learn_id())
+            .await
+            .map_err(io::Error::from)??;
         Ok(conn)
     }
 

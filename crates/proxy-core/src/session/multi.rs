@@ -43,6 +43,11 @@ impl Session {
         }
     }
 
+    /// The rest of the MULTI just consumed, up to its EXEC, is there.
+    pub(super) fn has_whole_block(&self) -> bool {
+        self.whole_block().is_some()
+    }
+
     /// Looks ahead for the EXEC of the MULTI just consumed. Only commands with one reply each may stand between.
     fn whole_block(&self) -> Option<Block> {
         let limits = self.request_limits();

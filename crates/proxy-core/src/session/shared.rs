@@ -1,5 +1,6 @@
-//! `--share-subscriptions`: RESP2 subscribers of one worker and Profile hear the node over one connection. A RESP3 client
-//! keeps a connection of its own, since its replies and its messages are one sequence.
+//! `--share-subscriptions`: subscribers of one worker and user hear the node over one connection. A RESP3 client's other
+//! commands travel as ever; what it hears while one is answered waits. Once it wants what takes a connection of its own, it
+//! leaves for one, with all that it is subscribed to.
 
 mod hub;
 
@@ -9,16 +10,17 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, write};
 
-use super::{Close, Session};
-use crate::backend::profile::Resp;
+use super::{Close, Session, own};
+use crate::backend::profile::{Profile, Resp};
 use crate::door::WorkerState;
 pub(crate) use hub::Hubs;
-use hub::{Hub, Kind, Name};
+use hub::{Ear, Hub, Kind, Name};
 
 /// One client at a hub: it leaves when this goes.
 struct Guest {
     hub: Rc<Hub>,
     id: u64,
+    ear: Rc<Ear>,
     names: BTreeSet<Name>,
 }
 
@@ -26,29 +28,78 @@ impl Session {
     /// Whether `command` starts a session's stay at its worker's hub.
     pub(super) fn may_share(&self, command: &Command<Bytes>) -> bool {
         let joins = command.spec().class == Class::Subscription;
-        joins && self.door.worker.settings.get().share_subscriptions && self.profile.resp == Resp::Two
+        joins && self.door.worker.settings.get().share_subscriptions
     }
 
-    /// Serves a RESP2 subscriber until it is one no longer.
+    /// Serves a subscriber until it is one no longer, or needs a connection of its own.
     pub(super) async fn share(&mut self, first: Command<Bytes>) -> Result<(), Close> {
         self.settled().await?;
         let mut guest = self.enter_hub();
         let mut next = first;
         loop {
+            if self.outgrows_hub(&next) {
+                return self.leave_hub(guest, Some(next)).await;
+            }
             let reset = next.spec().name == "reset" && !self.denies(&next);
             self.serve_guest(&mut guest, next).await?;
             if reset || guest.names.is_empty() {
                 self.client.face_mut().stop();
                 return Ok(());
             }
-            next = self.read_command(false).await?;
+            let client = Rc::clone(&self.client);
+            next = tokio::select! {
+                biased;
+                // Another client has invalidations sent to this one.
+                () = client.summoned() => return self.leave_hub(guest, None).await,
+                next = self.read_command(false) => next?,
+            };
             self.client.note(next.spec().id);
         }
     }
 
+    /// Whether a subscriber needs a connection of its own for `command`: it changes the connection, or keeps it for a
+    /// while, in which messages must not wait.
+    fn outgrows_hub(&self, command: &Command<Bytes>) -> bool {
+        if self.profile.resp == Resp::Two || self.denies(command) || !command.arity_ok() {
+            return false;
+        }
+        let spec = command.spec();
+        match spec.class {
+            Class::Stream | Class::Tracking => true,
+            Class::Blocking => command.may_block(),
+            Class::Transaction => match spec.name {
+                "multi" => !self.has_whole_block(),
+                name => name == "watch",
+            },
+            Class::Session => match spec.name {
+                // What is subscribed to stays, whoever the client is from here on.
+                "auth" => true,
+                "hello" => {
+                    own::hello(command, self.profile.resp).is_ok_and(|hello| hello.credentials.is_some())
+                }
+                // What the table does not know may change the connection.
+                name => matches!(name, "client" | "client|import-source"),
+            },
+            _ => false,
+        }
+    }
+
+    /// Goes on on a connection of its own, with all that it is subscribed to.
+    async fn leave_hub(&mut self, guest: Guest, next: Option<Command<Bytes>>) -> Result<(), Close> {
+        let names = [Kind::Channel, Kind::Pattern, Kind::Shard].map(|kind| guest.names_of(kind));
+        drop(guest);
+        Box::pin(self.stream_apart(names, next)).await
+    }
+
     fn enter_hub(&self) -> Guest {
         let worker = &self.door.worker;
-        let key = (self.door.fleet.upstream(), self.profile.clone());
+        let profile = Profile {
+            resp: Resp::Two,
+            ..self.profile.clone()
+        };
+        let ear = Ear::new(&self.client);
+        ear.speak(self.profile.resp);
+        let key = (self.door.fleet.upstream(), profile);
         let mut hubs = worker.hubs.borrow_mut();
         let hub = hubs.entry(key).or_insert_with_key(|(_, profile)| {
             Hub::new(
@@ -60,11 +111,12 @@ impl Session {
         Guest {
             hub: Rc::clone(hub),
             id: self.id,
+            ear,
             names: BTreeSet::new(),
         }
     }
 
-    /// One command of a subscriber: Redis lets it ask no more than these.
+    /// One command of a subscriber: Redis lets it ask no more than these in RESP2.
     async fn serve_guest(&mut self, guest: &mut Guest, command: Command<Bytes>) -> Result<(), Close> {
         let name = command.spec().name;
         let mut out = BytesMut::new();
@@ -81,10 +133,11 @@ impl Session {
             }
             "subscribe" | "psubscribe" | "ssubscribe" => return self.join_hub(guest, &command).await,
             "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
-                guest.leave(&command, &mut out);
+                guest.leave(&command, self.profile.resp, &mut out);
                 guest.show(&mut self.client.face_mut());
                 return self.confirm(&command, &out).await;
             }
+            _ if self.profile.resp == Resp::Three => return self.serve_beside(guest, command).await,
             "ping" => {
                 write::array_header(&mut out, 2);
                 write::bulk(&mut out, Some(b"pong"));
@@ -108,13 +161,24 @@ impl Session {
         Ok(())
     }
 
+    /// A command that has nothing to do with what is subscribed.
+    async fn serve_beside(&mut self, guest: &mut Guest, command: Command<Bytes>) -> Result<(), Close> {
+        guest.ear.close();
+        Box::pin(self.aside(command)).await?;
+        self.settled().await?;
+        guest.ear.speak(self.profile.resp);
+        guest.ear.open();
+        guest.show(&mut self.client.face_mut());
+        Ok(())
+    }
+
     /// Each name is confirmed once the node has confirmed it.
     async fn join_hub(&mut self, guest: &mut Guest, command: &Command<Bytes>) -> Result<(), Close> {
         let kind = Kind::of(command.spec().name);
         for channel in command.args().skip(1) {
             let name = (kind, Bytes::copy_from_slice(channel));
             guest.names.insert(name.clone());
-            if let Some(word) = guest.hub.join(&name, self.id, &self.client) {
+            if let Some(word) = guest.hub.join(&name, self.id, &guest.ear) {
                 self.start_hub(&guest.hub);
                 let hold = self.door.fleet.hold_timeout();
                 let word = tokio::select! {
@@ -134,7 +198,8 @@ impl Session {
                 }
             }
             let mut out = BytesMut::new();
-            confirm(&mut out, command.spec().name, Some(channel), guest.count(kind));
+            let (word, count) = (command.spec().name, guest.count(kind));
+            confirm(&mut out, self.profile.resp, word, Some(channel), count);
             self.client.push_past_hush(&out);
             guest.hub.hear(&name, self.id);
         }
@@ -153,11 +218,13 @@ impl Session {
     }
 }
 
-/// A confirmation, as RESP2 clients get it.
-fn confirm(out: &mut BytesMut, word: &str, channel: Option<&[u8]>, count: usize) {
-    write::array_header(out, 3);
+fn confirm(out: &mut BytesMut, resp: Resp, word: &str, channel: Option<&[u8]>, count: usize) {
+    write::push_header(out, resp == Resp::Three, 3);
     write::bulk(out, Some(word.as_bytes()));
-    write::bulk(out, channel);
+    match channel {
+        Some(channel) => write::bulk(out, Some(channel)),
+        None => write::null(out, resp == Resp::Three),
+    }
     write::integer(out, count as i64);
 }
 
@@ -173,13 +240,18 @@ impl Guest {
             .count()
     }
 
+    fn names_of(&self, kind: Kind) -> Vec<Bytes> {
+        let of_kind = self.names.iter().filter(|(of, _)| *of == kind);
+        of_kind.map(|(_, name)| name.clone()).collect()
+    }
+
     fn forget(&mut self, name: &Name) {
         self.names.remove(name);
         self.hub.leave(name, self.id);
     }
 
     /// Leaves what `command` names, or all of its kind.
-    fn leave(&mut self, command: &Command<Bytes>, out: &mut BytesMut) {
+    fn leave(&mut self, command: &Command<Bytes>, resp: Resp, out: &mut BytesMut) {
         let word = command.spec().name;
         let kind = Kind::of(word);
         let mut named: Vec<Name> = command
@@ -188,14 +260,14 @@ impl Guest {
             .map(|name| (kind, Bytes::copy_from_slice(name)))
             .collect();
         if named.is_empty() {
-            named.extend(self.names.iter().filter(|(of, _)| *of == kind).cloned());
+            named.extend(self.names_of(kind).into_iter().map(|name| (kind, name)));
         }
         if named.is_empty() {
-            confirm(out, word, None, self.count(kind));
+            confirm(out, resp, word, None, self.count(kind));
         }
         for name in named {
             self.forget(&name);
-            confirm(out, word, Some(&name.1), self.count(kind));
+            confirm(out, resp, word, Some(&name.1), self.count(kind));
         }
     }
 

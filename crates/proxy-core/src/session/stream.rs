@@ -89,6 +89,23 @@ impl Session {
         self.stream_on(stream, None).await
     }
 
+    /// Serves a subscriber that has shared a connection until now: `next` needs one of its own, or another client has
+    /// invalidations sent to this one.
+    pub(super) async fn stream_apart(
+        &mut self,
+        names: [Vec<Bytes>; 3],
+        next: Option<Command<Bytes>>,
+    ) -> Result<(), Close> {
+        self.settled().await?;
+        let mut stream = Stream::new(LeaseReason::Subscription, Transaction::default());
+        stream.roll.resume(names);
+        match next {
+            Some(next) => self.take_streamed(&mut stream, next),
+            None => stream.standing.last(),
+        }
+        self.stream_on(stream, None).await
+    }
+
     /// The same inside a MULTI or behind a WATCH, on its lease: what comes next changes the connection.
     pub(super) async fn stream_begun(
         &mut self,
@@ -118,22 +135,21 @@ impl Session {
         let mut _counted = None;
         let mut _known = None;
         loop {
-            let (mut lease, backend, made) = match given.take() {
-                Some((lease, backend)) => (lease, backend, Ok(())),
-                None => {
-                    let Some((mut lease, backend)) = self.join(&stream).await? else {
-                        return Ok(());
-                    };
-                    let node = &backend.link().node;
-                    _known = lease
-                        .conn()
-                        .id()
-                        .map(|id| self.door.streams.enter(self.id, node, id));
-                    let made = self.make_again(&mut stream, &mut lease, node).await?;
-                    (lease, backend, made)
-                }
+            let (mut lease, backend, is_made) = match given.take() {
+                Some((lease, backend)) => (lease, backend, true),
+                None => match self.join(&stream).await? {
+                    Some((lease, backend)) => (lease, backend, false),
+                    None => return Ok(()),
+                },
             };
             let node = backend.link().node.clone();
+            let id = lease.conn().id();
+            _known = id.map(|id| self.door.streams.enter(self.id, &node, id));
+            let made = if is_made {
+                Ok(())
+            } else {
+                self.make_again(&mut stream, &mut lease, &node).await?
+            };
             // What was carried along is in place before that, readers of what is new among it.
             if made.is_ok() && self.send_streamed(&mut stream, &mut lease, &node).await? {
                 _counted = Some(self.door.census.count(node.term.unwrap_or_default()));

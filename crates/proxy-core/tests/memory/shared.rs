@@ -1,4 +1,4 @@
-//! `--share-subscriptions`: many RESP2 subscribers of one worker hear the node over one connection.
+//! `--share-subscriptions`: many subscribers of one worker hear the node over one connection.
 
 use std::time::Duration;
 
@@ -130,15 +130,138 @@ fn shared_subscriptions_move_before_held_messages_flow() {
 }
 
 #[test]
-fn whoever_speaks_resp3_keeps_a_connection_of_its_own() {
+fn whoever_speaks_resp3_hears_the_same_connection() {
     sharing(async |world| {
         let (mut one, mut two) = (world.client(), world.client());
+        one.send("HELLO 3; SUBSCRIBE s").await;
+        one.reply().await;
+        assert_eq!(one.reply().await, ">[subscribe s :1]");
+        assert_eq!(two.ask("SUBSCRIBE s").await, "[subscribe s :1]");
+        assert_eq!(world.a.subscribers(), 1);
+        one.send("PUBLISH s m").await;
+        assert_eq!(one.replies(2).await, ":1 >[message s m]");
+        assert_eq!(two.reply().await, "[message s m]");
+        assert_eq!(one.ask("SET k v; GET k; PING; PING x").await, "+OK v +PONG x");
+        assert_eq!(
+            one.ask("UNSUBSCRIBE nosuch; PUNSUBSCRIBE").await,
+            ">[unsubscribe nosuch :1] >[punsubscribe nil :1]"
+        );
+        assert_eq!(
+            one.ask("MULTI; INCR n; EXEC; SELECT 3; GET k; SELECT 0").await,
+            "+OK +QUEUED [:1] +OK nil +OK"
+        );
+        assert_eq!(
+            (world.a.subscribers(), world.a.received("SUBSCRIBE").len()),
+            (1, 1)
+        );
+
+        one.ask("HELLO 2").await;
+        assert_eq!(
+            one.ask("GET k").await,
+            "-ERR Can't execute 'get': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
+        );
+        assert_eq!(world.client().ask("PUBLISH s n").await, ":1");
         for subscriber in [&mut one, &mut two] {
-            subscriber.send("HELLO 3; SUBSCRIBE s").await;
-            subscriber.replies(2).await;
+            assert_eq!(subscriber.reply().await, "[message s n]");
         }
-        assert_eq!(world.a.subscribers(), 2);
-        assert_eq!(one.ask("PUBLISH s m").await, ">[message s m]");
-        assert_eq!(one.reply().await, ":2");
+        assert_eq!(one.ask("RESET; GET k").await, "+RESET v");
+        one.send("HELLO 3; SUBSCRIBE a b; UNSUBSCRIBE; GET k").await;
+        one.reply().await;
+        assert_eq!(
+            one.replies(5).await,
+            ">[subscribe a :1] >[subscribe b :2] >[unsubscribe a :1] >[unsubscribe b :0] v"
+        );
+        assert_eq!(one.ask("UNSUBSCRIBE").await, ">[unsubscribe nil :0]");
+    });
+}
+
+#[test]
+fn no_message_comes_in_the_middle_of_a_reply() {
+    sharing(async |world| {
+        let value = "v".repeat(3 << 20);
+        world.a.put("big", value.as_bytes());
+        let mut slow = world.narrow_client(1024);
+        slow.send("HELLO 3; SUBSCRIBE s").await;
+        slow.replies(2).await;
+        slow.send("GET big").await;
+        settle().await;
+        for message in ["1", "2"] {
+            assert_eq!(world.client().ask(&format!("PUBLISH s {message}")).await, ":1");
+        }
+        assert!(slow.reply().await == value);
+        assert_eq!(slow.replies(2).await, ">[message s 1] >[message s 2]");
+    });
+}
+
+#[test]
+fn what_takes_a_connection_of_its_own_takes_the_subscriptions_along() {
+    sharing(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        assert_eq!(two.ask("SUBSCRIBE s").await, "[subscribe s :1]");
+        for (own, rest, answer) in [
+            ("BLPOP q 0", "RPUSH q v", "[q v]"),
+            ("MULTI", "", "+OK"),
+            ("CLIENT TRACKING ON", "", "+OK"),
+        ] {
+            one.send("RESET; HELLO 3; SUBSCRIBE s; PSUBSCRIBE p*").await;
+            one.reply().await;
+            one.reply().await;
+            assert_eq!(one.replies(2).await, ">[subscribe s :1] >[psubscribe p* :2]");
+            assert_eq!(world.a.subscribers(), 1);
+            one.send(own).await;
+            if rest.is_empty() {
+                assert_eq!(one.reply().await, answer, "{own}");
+            }
+            settle().await;
+            assert_eq!(world.a.subscribers(), 2, "{own}");
+            assert_eq!(
+                world.client().ask("PUBLISH s m; PUBLISH pp m").await,
+                ":2 :1",
+                "{own}"
+            );
+            assert_eq!(two.reply().await, "[message s m]");
+            assert_eq!(
+                one.replies(2).await,
+                ">[message s m] >[pmessage p* pp m]",
+                "{own}"
+            );
+            if !rest.is_empty() {
+                world.client().ask(rest).await;
+                assert_eq!(one.reply().await, answer, "{own}");
+            }
+        }
+    });
+}
+
+#[test]
+fn invalidations_find_whoever_shares_a_subscription() {
+    sharing(async |world| {
+        let (mut listener, mut other, mut client) = (world.client(), world.client(), world.client());
+        let id = listener.ask("CLIENT ID").await;
+        let id = id.trim_start_matches(':');
+        for subscriber in [&mut listener, &mut other] {
+            assert_eq!(
+                subscriber.ask("SUBSCRIBE __redis__:invalidate").await,
+                "[subscribe __redis__:invalidate :1]"
+            );
+        }
+        client.send("HELLO 3").await;
+        client.reply().await;
+        assert_eq!(
+            client.ask(&format!("CLIENT TRACKING ON REDIRECT {id}")).await,
+            "+OK"
+        );
+        let asked = world.a.received("CLIENT TRACKING ON REDIRECT");
+        assert!(!asked[0].text.contains(&i64::MAX.to_string()), "{asked:?}");
+        assert_eq!(
+            world.a.subscribers(),
+            2,
+            "the listener has a connection of its own"
+        );
+        assert_eq!(world.client().ask("PUBLISH __redis__:invalidate k").await, ":2");
+        for subscriber in [&mut listener, &mut other] {
+            assert_eq!(subscriber.reply().await, "[message __redis__:invalidate k]");
+            assert_eq!(subscriber.ask("PING").await, "[pong ]");
+        }
     });
 }

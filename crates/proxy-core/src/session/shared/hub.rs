@@ -1,4 +1,4 @@
-//! One connection to the node for all RESP2 subscribers of a worker and Profile.
+//! One connection to the node, in RESP2, for all subscribers of a worker and Profile.
 //!
 //! ```text
 //!   session ---- join, leave ----> seats ----> task ---- SUBSCRIBE ----> node
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::backend::NodeKey;
 use crate::backend::fleet::Fleet;
 use crate::backend::lease::{Budget, Lease, LeaseError};
-use crate::backend::profile::Profile;
+use crate::backend::profile::{Profile, Resp};
 use crate::client::Client;
 use crate::door::{Census, Counted, WorkerState};
 use crate::limits;
@@ -77,9 +77,18 @@ enum Stage {
 }
 
 struct Seat {
-    client: Rc<Client>,
+    ear: Rc<Ear>,
     /// The client has been told that it is subscribed.
     hears: Cell<bool>,
+}
+
+/// A client as its hub reaches it.
+pub(super) struct Ear {
+    client: Rc<Client>,
+    /// It speaks RESP3.
+    takes_pushes: Cell<bool>,
+    /// What it is to hear once a command of its own has been answered; `None` while there is no such command.
+    waiting: RefCell<Option<BytesMut>>,
 }
 
 /// Clients that are served before other tasks have their turn.
@@ -133,12 +142,12 @@ impl Hub {
         &self,
         name: &Name,
         id: u64,
-        client: &Rc<Client>,
+        ear: &Rc<Ear>,
     ) -> Option<oneshot::Receiver<Result<(), Bytes>>> {
         let mut channels = self.channels.borrow_mut();
         let seats = channels.entry(name.clone()).or_default();
         seats.clients.entry(id).or_insert_with(|| Seat {
-            client: Rc::clone(client),
+            ear: Rc::clone(ear),
             hears: Cell::new(false),
         });
         if seats.stage == Stage::Confirmed {
@@ -336,11 +345,69 @@ impl Hub {
         let Some(seats) = channels.get(name) else { return };
         // Whoever has left meanwhile hears nothing more.
         let hearing = ids.iter().filter_map(|id| seats.clients.get(id));
+        let mut push = None;
         for seat in hearing.filter(|seat| seat.hears.get()) {
-            seat.client.push_past_hush(message);
-            if seat.client.output_bytes() > limits::OUTPUT_PUSH_BYTES {
-                seat.client.break_off(CloseReason::Output);
+            if seat.ear.takes_pushes.get() {
+                seat.ear.hear(push.get_or_insert_with(|| as_push(message)));
+            } else {
+                seat.ear.hear(message);
             }
+        }
+    }
+}
+
+/// A message of RESP2 in RESP3.
+fn as_push(message: &[u8]) -> BytesMut {
+    let mut push = BytesMut::from(message);
+    if let Some(kind) = push.first_mut() {
+        *kind = b'>';
+    }
+    push
+}
+
+// === impl Ear ===
+
+impl Ear {
+    pub(super) fn new(client: &Rc<Client>) -> Rc<Self> {
+        Rc::new(Self {
+            client: Rc::clone(client),
+            takes_pushes: Cell::new(false),
+            waiting: RefCell::new(None),
+        })
+    }
+
+    /// In which version messages come from here on.
+    pub(super) fn speak(&self, resp: Resp) {
+        self.takes_pushes.set(resp == Resp::Three);
+    }
+
+    /// A command of the client's is about to be answered: no message comes in the middle of that.
+    pub(super) fn close(&self) {
+        self.waiting.borrow_mut().get_or_insert_default();
+    }
+
+    /// It has been answered.
+    pub(super) fn open(&self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.client.push_past_hush(&waiting);
+        }
+    }
+
+    fn hear(&self, message: &[u8]) {
+        let waiting = &mut *self.waiting.borrow_mut();
+        let waits = match waiting {
+            Some(waiting) => {
+                waiting.extend_from_slice(message);
+                waiting.len()
+            }
+            None => {
+                self.client.push_past_hush(message);
+                0
+            }
+        };
+        if waits + self.client.output_bytes() > limits::OUTPUT_PUSH_BYTES {
+            self.client.break_off(CloseReason::Output);
+            *waiting = None;
         }
     }
 }
@@ -353,7 +420,7 @@ impl Seats {
             let _ = waiting.send(Err(refusal.clone()));
         }
         for seat in self.clients.into_values().filter(|seat| seat.hears.get()) {
-            seat.client.break_off(CloseReason::Node);
+            seat.ear.client.break_off(CloseReason::Node);
         }
     }
 }

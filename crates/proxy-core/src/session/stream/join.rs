@@ -76,8 +76,8 @@ impl Session {
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
     pub(super) async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, Rc<Backend>)>, Close> {
         let first = match stream.next() {
-            Some(first) if stream.former.is_none() => first,
-            // Its subscriptions come first; what else it has waits in `flow`.
+            Some(first) if stream.former.is_none() && stream.roll.is_empty() => first,
+            // What it is subscribed to comes first; what else it has waits in `flow`.
             _ => return self.join_silently(stream).await.map(Some),
         };
         let mut shape = shape_of(first);
