@@ -46,7 +46,7 @@ pub struct Settings {
     pub pool_size: usize,
     /// Shared connections per worker, node and Profile.
     pub mux_connections: usize,
-    /// RESP2 subscribers of a worker share one connection.
+    /// Subscribers of a worker share one connection.
     pub share_subscriptions: bool,
     /// Deadline of one connection attempt, handshake included.
     pub connect_timeout: Duration,

@@ -218,7 +218,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::count)]
     pub(crate) mux_connections: usize,
 
-    /// RESP2 subscribers of one worker, user and database share one connection to the node.
+    /// Subscribers of one worker, user and database share one connection to the node.
     #[arg(long)]
     pub(crate) share_subscriptions: bool,
 

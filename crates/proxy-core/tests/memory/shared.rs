@@ -10,28 +10,51 @@ use crate::common::world::{World, run_with, settle};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn sharing(test: impl AsyncFnOnce(&World)) {
-    let share = |settings: &mut Settings| settings.share_subscriptions = true;
+    let share = |settings: &mut Settings| {
+        settings.share_subscriptions = true;
+        settings.max_clients = 11_000;
+    };
     run_with(share, test);
 }
 
 #[test]
-fn a_thousand_subscribers_use_one_connection() {
+fn ten_thousand_subscribers_use_one_connection() {
     sharing(async |world| {
         let mut subscribers = Vec::new();
-        for _ in 0..1_000 {
+        for number in 0..10_000 {
             let mut subscriber = world.client();
-            assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
+            if number % 2 == 0 {
+                assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
+            } else {
+                subscriber.send("HELLO 3; SUBSCRIBE news").await;
+                subscriber.reply().await;
+                assert_eq!(subscriber.reply().await, ">[subscribe news :1]");
+            }
             subscribers.push(subscriber);
         }
         assert_eq!(world.a.subscribers(), 1);
         assert_eq!(world.a.received("SUBSCRIBE").len(), 1);
+        // One that does not read hears of more than it may leave unread.
+        let mut slow = world.narrow_client(1024);
         assert_eq!(
-            world.client().ask("PUBLISH news m").await,
-            ":1",
-            "the node counts one"
+            slow.ask("SUBSCRIBE news; SUBSCRIBE much").await,
+            "[subscribe news :1] [subscribe much :2]"
         );
-        for subscriber in &mut subscribers {
-            assert_eq!(subscriber.reply().await, "[message news m]");
+        let much = "m".repeat(1 << 20);
+        for number in 0..5 {
+            let told = world.client().ask(&format!("PUBLISH news {number}")).await;
+            assert_eq!(told, ":1", "the node counts one");
+            for _ in 0..8 {
+                world.client().ask(&format!("PUBLISH much {much}")).await;
+            }
+        }
+        settle().await;
+        assert_eq!(world.metric("slipring_clients_closed_total", "output"), 1.0);
+        for (index, subscriber) in subscribers.iter_mut().enumerate() {
+            let push = if index % 2 == 0 { "" } else { ">" };
+            for number in 0..5 {
+                assert_eq!(subscriber.reply().await, format!("{push}[message news {number}]"));
+            }
         }
         drop(subscribers);
         settle().await;

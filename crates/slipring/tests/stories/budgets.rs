@@ -1,6 +1,6 @@
 //! Connections towards the node: few for many clients, one of its own for whoever needs one, and an end to those.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::{Client, Cluster, Flavor, Node, Proxy, on_each_server};
@@ -29,6 +29,72 @@ fn until_blocked(proxy: &Proxy, node: &Node, count: usize) -> Result<()> {
             ensure!(blocked == count.to_string(), "{blocked} are");
             Ok(())
         })
+}
+
+/// The default of `--pool-size` is enough for a thousand; they are served in the order in which they came.
+fn all_blocked_at_once(clients: &mut [Client], proxy: &Proxy, node: &Node) -> Result<()> {
+    let mut watching = node.client()?;
+    let command = testkit::client::encode(&["BLPOP", "queue", "0"]);
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send_raw(&command)?;
+        let blocked = format!("blocked_clients:{}\r\n", number + 1);
+        let until = Instant::now() + PATIENCE;
+        while !ask(&mut watching, "INFO clients")?
+            .text()
+            .unwrap_or_default()
+            .contains(&blocked)
+        {
+            ensure!(Instant::now() < until, "client {number} is not blocked");
+        }
+    }
+    let elements: Vec<String> = (0..clients.len()).map(|number| number.to_string()).collect();
+    let push: Vec<&str> = ["RPUSH", "queue"]
+        .into_iter()
+        .chain(elements.iter().map(String::as_str))
+        .collect();
+    proxy.client()?.command(&push)?;
+    for (client, element) in clients.iter_mut().zip(&elements) {
+        let popped = answer_within_patience(client)?;
+        ensure!(
+            popped.items()[1].text() == Some(element),
+            "{popped:?} for the one that came as {element}"
+        );
+    }
+    Ok(())
+}
+
+/// Each is a subscriber to the node, too, and gets every message in order.
+fn all_on_one_channel(clients: &mut [Client], proxy: &Proxy, node: &Node) -> Result<()> {
+    let command = testkit::client::encode(&["SUBSCRIBE", "news"]);
+    for client in clients.iter_mut() {
+        client.send_raw(&command)?;
+    }
+    for client in clients.iter_mut() {
+        answer_within_patience(client)?;
+    }
+    let counted = node.command(&["PUBSUB", "NUMSUB", "news"])?;
+    ensure!(
+        counted.items()[1].integer() == Some(clients.len() as i64),
+        "{counted:?}"
+    );
+    let mut publisher = proxy.client()?;
+    for number in 0..10 {
+        counts(
+            &mut publisher,
+            &format!("PUBLISH news {number}"),
+            clients.len() as i64,
+        )?;
+    }
+    for client in clients {
+        for number in 0..10 {
+            let message = answer_within_patience(client)?;
+            ensure!(
+                message.items()[2].text() == Some(&number.to_string()),
+                "{message:?} in the place of {number}"
+            );
+        }
+    }
+    Ok(())
 }
 
 const TIMEOUTS: &str = "
@@ -137,7 +203,9 @@ on_each_server! {
                 ensure!(answer_within_patience(client)?.items().len() == 2);
             }
         }
-        counts(&mut clients[500], "INCR n", 1001)
+        counts(&mut clients[500], "INCR n", 1001)?;
+        all_blocked_at_once(&mut clients, &proxy, node)?;
+        all_on_one_channel(&mut clients, &proxy, node)
     }
 
     fn wait_tells_the_truth_about_a_frozen_replica(flavor: Flavor) -> Result<()> {
