@@ -21,6 +21,7 @@ mod log;
 #[cfg(test)]
 mod manual;
 mod overview;
+mod process;
 mod reload;
 mod runtime;
 mod service;

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{HistogramOpts, HistogramVec, TextEncoder};
+use prometheus::{GaugeVec, HistogramOpts, HistogramVec, Opts, TextEncoder};
 use proxy_core::{FailoverRecord, Family, Field, Metrics, Timeline};
 use sentinel_watcher::{Health, HealthFeed, Phase, SentinelState, Topology, TopologyFeed};
 use serde_json::{Value, json};
+
+use crate::process;
 
 /// One master as its watcher sees it.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub(crate) struct Status {
     metrics: Arc<Metrics>,
     timelines: Vec<Arc<Timeline>>,
     failover_durations: HistogramVec,
+    last_failover: GaugeVec,
     draining: AtomicBool,
 }
 
@@ -53,6 +56,11 @@ impl Status {
         .buckets(vec![0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0]);
         let failover_durations =
             HistogramVec::new(options, &["master"]).expect("the name and the label are valid");
+        let options = Opts::new(
+            "slipring_last_failover_duration_seconds",
+            "The same of the last failover; nothing before the first.",
+        );
+        let last_failover = GaugeVec::new(options, &["master"]).expect("the name and the label are valid");
         for watched in &masters {
             failover_durations.with_label_values(&[&watched.master]);
         }
@@ -61,6 +69,7 @@ impl Status {
             metrics,
             timelines,
             failover_durations,
+            last_failover,
             draining: AtomicBool::new(false),
         }
     }
@@ -116,6 +125,14 @@ impl Status {
         let mut families = self.metrics.gather();
         families.extend(self.watched_families());
         families.extend(self.failover_durations.collect());
+        let last_failover = self.last_failover.collect();
+        families.extend(
+            last_failover
+                .into_iter()
+                .filter(|family| !family.get_metric().is_empty()),
+        );
+        // Whoever mounts no /proc does without.
+        families.extend(process::families().unwrap_or_default());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new()
             .encode_to_string(&families)
@@ -139,12 +156,29 @@ impl Status {
             if std::mem::replace(&mut recorded, last.number) != last.number
                 && let Some(promotion) = &last.promotion
             {
-                durations.observe(promotion.after.as_secs_f64());
+                let seconds = promotion.after.as_secs_f64();
+                durations.observe(seconds);
+                self.last_failover
+                    .with_label_values(&[&watched.master])
+                    .set(seconds);
             }
         }
     }
 
-    fn watched_families(&self) -> Vec<MetricFamily> {
+    /// What the watchers see.
+    fn watched_families(&self) -> impl Iterator<Item = MetricFamily> {
+        let build = Family::gauge("build_info", "The version that runs; always 1.")
+            .row(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        let families = [
+            vec![build],
+            self.topology_families(),
+            self.sentinel_families(),
+            self.replica_families(),
+        ];
+        families.into_iter().flatten().filter_map(Family::finish)
+    }
+
+    fn topology_families(&self) -> Vec<Family> {
         let mut primary = Family::gauge("primary_info", "The primary of a master; always 1.");
         let mut phases = Family::gauge(
             "shard_phase",
@@ -154,22 +188,14 @@ impl Status {
             "topology_epoch",
             "slipring's own count of the topologies of a master.",
         );
-        let mut config_epoch = Family::gauge(
-            "sentinel_config_epoch",
-            "The highest config-epoch among the sentinels reachable now.",
-        );
-        let mut sentinels = Family::gauge("sentinels", "Sentinels of a master, by how they fare.");
-        let mut lag = Family::gauge("replica_lag_bytes", "Bytes that a replica is behind its primary.");
-        let mut usable = Family::gauge("replica_usable", "1 where a replica may be read, else 0.");
-        let mut failovers = Family::counter("failovers_total", "Times that a primary changed.");
         for watched in &self.masters {
-            let (topology, health) = (watched.topology.load(), watched.health.load());
+            let topology = watched.topology.load();
             let master = ("master", &*watched.master);
-            for node in topology
+            let primaries = topology
                 .shards()
                 .iter()
-                .filter_map(|shard| shard.primary.as_ref())
-            {
+                .filter_map(|shard| shard.primary.as_ref());
+            for node in primaries {
                 primary = primary.row(&[master, ("address", &node.address.to_string())], 1);
             }
             let current = worst_phase(&topology);
@@ -177,21 +203,24 @@ impl Status {
                 phases = phases.row(&[master, ("phase", name)], i64::from(phase == current));
             }
             epoch = epoch.row(&[master], topology.epoch.0.cast_signed());
+        }
+        vec![primary, phases, epoch]
+    }
+
+    fn sentinel_families(&self) -> Vec<Family> {
+        let mut config_epoch = Family::gauge(
+            "sentinel_config_epoch",
+            "The highest config-epoch among the sentinels reachable now.",
+        );
+        let mut sentinels = Family::gauge("sentinels", "Sentinels of a master, by how they fare.");
+        let mut failovers = Family::counter("failovers_total", "Times that a primary changed.");
+        for watched in &self.masters {
+            let health = watched.health.load();
+            let master = ("master", &*watched.master);
             config_epoch = config_epoch.row(&[master], health.config_epoch.cast_signed());
             for state in SENTINEL_STATES {
-                let count = health
-                    .sentinels
-                    .iter()
-                    .filter(|sentinel| sentinel.state == state)
-                    .count();
-                sentinels = sentinels.row(&[master, ("state", state.label())], count as i64);
-            }
-            for replica in &health.replicas {
-                let labels = [master, ("node", &*replica.address.to_string())];
-                usable = usable.row(&labels, i64::from(replica.usable));
-                if let Some(bytes) = replica.lag_bytes {
-                    lag = lag.row(&labels, bytes.cast_signed());
-                }
+                let those = health.sentinels.iter().filter(|sentinel| sentinel.state == state);
+                sentinels = sentinels.row(&[master, ("state", state.label())], those.count() as i64);
             }
             let counts = &health.failovers;
             for (kind, count) in [
@@ -202,22 +231,25 @@ impl Status {
                 failovers = failovers.row(&[master, ("kind", kind)], count.cast_signed());
             }
         }
-        let build = Family::gauge("build_info", "The version that runs; always 1.")
-            .row(&[("version", env!("CARGO_PKG_VERSION"))], 1);
-        [
-            build,
-            primary,
-            phases,
-            epoch,
-            config_epoch,
-            sentinels,
-            lag,
-            usable,
-            failovers,
-        ]
-        .into_iter()
-        .filter_map(Family::finish)
-        .collect()
+        vec![config_epoch, sentinels, failovers]
+    }
+
+    fn replica_families(&self) -> Vec<Family> {
+        let mut lag = Family::gauge("replica_lag_bytes", "Bytes that a replica is behind its primary.");
+        let mut usable = Family::gauge("replica_usable", "1 where a replica may be read, else 0.");
+        for watched in &self.masters {
+            for replica in &watched.health.load().replicas {
+                let labels = [
+                    ("master", &*watched.master),
+                    ("node", &*replica.address.to_string()),
+                ];
+                usable = usable.row(&labels, i64::from(replica.usable));
+                if let Some(bytes) = replica.lag_bytes {
+                    lag = lag.row(&labels, bytes.cast_signed());
+                }
+            }
+        }
+        vec![lag, usable]
     }
 }
 

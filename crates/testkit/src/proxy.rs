@@ -360,17 +360,14 @@ impl Proxy {
     }
 }
 
-/// Asks an admin endpoint: status and body.
+/// Asks an admin endpoint, or whatever else speaks HTTP: status and body. In HTTP/1.0, where a body has no chunks.
 ///
 /// # Errors
 /// When there is no whole answer within a second.
 pub fn get(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: slipring\r\nconnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: slipring\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer

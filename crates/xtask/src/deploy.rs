@@ -1,18 +1,15 @@
 //! What `deploy/` holds, tried: the chart is linted, rendered and held against three Kubernetes versions, each rendered
 //! configuration read by slipring, rules and dashboard evaluated by a Prometheus that has scraped a failover.
 
-use std::collections::BTreeSet;
+mod dashboard;
+mod picture;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use testkit::load::Load;
-use testkit::port::Port;
-use testkit::process::{Process, scratch};
+use anyhow::{Context as _, Result, ensure};
+use testkit::process::scratch;
 use testkit::servers::target_folder;
-use testkit::wait::wait_for;
-use testkit::{Cluster, Flavor, Proxy, proxy};
 
 use crate::tool::Tool;
 
@@ -64,8 +61,9 @@ pub(crate) fn run() -> Result<bool> {
     .output()
     .context("promtool comes with Prometheus: install that, Debian's package is called prometheus")?;
     println!("alert and recording rules: in order");
-    let evaluated = dashboard(&slipring)?;
+    let evaluated = dashboard::run(&slipring)?;
     println!("dashboard: {evaluated} expressions have data, and every metric passes promtool's check");
+    println!("dashboard: drawn in {}", dashboard::PICTURE);
     Ok(true)
 }
 
@@ -180,94 +178,6 @@ fn tools() -> Result<(PathBuf, PathBuf)> {
         .output()?;
     }
     Ok((helm, modules))
-}
-
-/// Scrapes slipring under load and through a failover, and asks Prometheus every expression of the dashboard and of the
-/// rules.
-fn dashboard(slipring: &Path) -> Result<usize> {
-    let cluster = Cluster::builder(Flavor::Redis).start()?;
-    let proxy = Proxy::builder(slipring).sentinels(&cluster).start()?;
-    let port = Port::free()?;
-    let prometheus = prometheus(&proxy, &port)?;
-    let load = Load::builder(proxy.address()).start()?;
-    std::thread::sleep(Duration::from_secs(5));
-    cluster.failover_planned()?;
-    std::thread::sleep(Duration::from_secs(20));
-    drop(load.finish());
-
-    let page = scratch("metrics")?;
-    let file = page.path().join("page");
-    fs::write(&file, proxy.metrics()?)?;
-    Tool::new("sh", &["-c", "promtool check metrics < \"$0\"", text(&file)]).output()?;
-
-    let mut asked = 0;
-    let text = fs::read_to_string(crate::workspace().join("deploy/grafana/slipring.json"))?;
-    for expression in expressions(&text) {
-        let expression = expression
-            .replace("$__rate_interval", "20s")
-            .replace("$job", ".*")
-            .replace("$instance", ".*");
-        let path = format!("/api/v1/query?query={}", encoded(&expression));
-        let ask = || {
-            let (status, body) = proxy::get(port.address(), &path)?;
-            ensure!(status == 200, "{expression}: {body}");
-            ensure!(!body.contains("\"result\":[]"), "{expression}: no data");
-            Ok(())
-        };
-        wait_for(&expression, Duration::from_secs(10), ask)?;
-        asked += 1;
-    }
-    drop(prometheus);
-    Ok(asked)
-}
-
-fn prometheus(proxy: &Proxy, port: &Port) -> Result<Process> {
-    let folder = scratch("prometheus")?.keep();
-    let file = folder.join("prometheus.yml");
-    let rules = crate::workspace()
-        .join("deploy/prometheus/rules.yaml")
-        .canonicalize()?;
-    let lines = format!(
-        "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\nrule_files: [{}]\nscrape_configs:\n  - job_name: slipring\n    \
-         static_configs: [{{targets: [\"{}\"]}}]\n",
-        rules.display(),
-        proxy.admin_address(),
-    );
-    fs::write(&file, lines)?;
-    let args = vec![
-        format!("--config.file={}", file.display()),
-        format!("--storage.tsdb.path={}", folder.join("data").display()),
-        format!("--web.listen-address={}", port.address()),
-    ];
-    let process = Process::start(
-        "prometheus",
-        Path::new("/usr/bin/prometheus"),
-        args,
-        folder.join("log"),
-    )?;
-    process.wait_until("Prometheus", || match proxy::get(port.address(), "/-/ready")? {
-        (200, _) => Ok(()),
-        (status, body) => bail!("{status}: {body}"),
-    })?;
-    Ok(process)
-}
-
-/// The values of all `"expr"` keys.
-fn expressions(json: &str) -> BTreeSet<String> {
-    let values = json
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("\"expr\": \""));
-    values
-        .map(|value| value.trim_end_matches("\",").replace("\\\"", "\""))
-        .collect()
-}
-
-fn encoded(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 fn text(path: &Path) -> &str {

@@ -8,10 +8,12 @@ use testkit::servers::target_folder;
 use crate::tool::Tool;
 
 /// What must be in it.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "./usr/bin/slipring",
     "./etc/slipring/slipring.toml",
     "./usr/lib/systemd/system/slipring.service",
+    "./usr/lib/systemd/system/slipring.socket",
+    "./usr/share/slipring/upgrade.conf",
     "./usr/share/man/man1/slipring.1.gz",
     "./usr/share/bash-completion/completions/slipring",
     "./usr/share/zsh/vendor-completions/_slipring",
@@ -45,17 +47,18 @@ pub(crate) fn run() -> Result<bool> {
     Ok(true)
 }
 
-/// systemd takes the unit as it is in the package.
+/// systemd takes the units as they are in the package.
 fn verify_unit(package: &str) -> Result<()> {
     let root = target_folder().join("package/root");
     let root = root.to_str().context("paths of this project are plain text")?;
     let _ = fs::remove_dir_all(root);
     Tool::new("dpkg-deb", &["--extract", package, root]).output()?;
-    let unit = format!("{root}/usr/lib/systemd/system/slipring.service");
+    let [unit, socket] =
+        ["service", "socket"].map(|kind| format!("{root}/usr/lib/systemd/system/slipring.{kind}"));
     // It names programs where they will be, not where they are now.
     let here = fs::read_to_string(&unit)?.replace("/usr/bin/slipring", &format!("{root}/usr/bin/slipring"));
     fs::write(&unit, here)?;
-    Tool::new("systemd-analyze", &["verify", "--man=no", &unit])
+    Tool::new("systemd-analyze", &["verify", "--man=no", &unit, &socket])
         .output()
         .map(drop)
 }

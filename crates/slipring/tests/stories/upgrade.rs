@@ -1,5 +1,9 @@
 //! Another process takes over: clients keep their connections and what they were at.
 
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, sleep};
@@ -7,7 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use testkit::client::Cause;
+use rustix::io::FdFlags;
+use testkit::client::{Cause, Client};
+use testkit::port::Port;
+use testkit::process::scratch;
 use testkit::{Cluster, Flavor, Load, Proxy, Reply, on_each_server};
 
 use super::support::{PATIENCE, ask, counts, says, slipring};
@@ -131,6 +138,33 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
     counts(&mut new, "RPUSH queue item", 1)?;
     ensure!(blocked.read()?.texts() == ["queue", "item"], "the blocked client");
     says(&mut talking, "GET talked", "yes")?;
+    Ok(())
+}
+
+/// As systemd's socket activation does it: the socket listens before slipring runs, and who came meanwhile is served.
+#[test]
+fn a_socket_of_the_service_manager_is_served() -> Result<()> {
+    let port = Port::free()?;
+    let listening = TcpListener::bind(port.address())?;
+    rustix::io::fcntl_setfd(&listening, FdFlags::empty())?;
+    let mut early = Client::connect(port.address())?;
+    early.send(&["PROXY", "HELP"])?;
+    let folder = scratch("activation")?;
+    let manager = folder.path().join("manager");
+    let socket = listening.as_raw_fd();
+    let program = env!("CARGO_BIN_EXE_slipring");
+    fs::write(
+        &manager,
+        format!("#!/bin/bash\nexec 3<&{socket}\nLISTEN_PID=$$ LISTEN_FDS=1 exec '{program}' \"$@\"\n"),
+    )?;
+    fs::set_permissions(&manager, Permissions::from_mode(0o755))?;
+    let proxy = Proxy::builder(&manager)
+        .flag("--sentinels", "127.0.0.1:1")
+        .port(port)
+        .spawn()?;
+    drop(listening);
+    let lines = early.read()?.texts().len();
+    ensure!(lines > 3, "{}", proxy.process().log_tail());
     Ok(())
 }
 
