@@ -547,7 +547,9 @@ impl State {
             self.output = BytesMut::new();
         }
         if self.output.len() < limits::OUTPUT_SOFT_BYTES {
-            self.wake_feeders();
+            if self.rare.is_some() {
+                self.wake_feeders();
+            }
             self.wake_if_wanted();
         }
         self.output.is_empty() && self.push_out()
@@ -591,7 +593,9 @@ impl State {
         if first == self.head {
             self.head += count;
             self.put(bytes);
-            self.unpark();
+            if self.rare.is_some() {
+                self.unpark();
+            }
         } else if self.io.is_some() {
             let parked = &mut self.rare_mut().parked;
             let at = parked.partition_point(|(seq, _)| *seq < first);

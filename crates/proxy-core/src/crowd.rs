@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,13 +26,17 @@ struct Visitor {
     clients: usize,
     /// When the newest client would have come, had they come evenly at the rate allowed.
     due: Instant,
+    home: Arc<Home>,
 }
 
-/// One client of an address, counted for as long as this lives.
-pub(crate) struct Place {
-    crowd: Arc<Crowd>,
+/// Where clients come from, as each of them knows it.
+struct Home {
+    crowd: Weak<Crowd>,
     address: IpAddr,
 }
+
+/// One client of an address, counted for as long as this lives. Small: every client has one.
+pub(crate) struct Place(Arc<Home>);
 
 /// So many seconds' worth of clients may come at once.
 const BURST: Duration = Duration::from_secs(1);
@@ -47,10 +51,7 @@ impl Crowd {
         if known.visitors.len() >= limits::ADDRESSES && !known.visitors.contains_key(&address) {
             known.sweep(now);
         }
-        let visitor = known
-            .visitors
-            .entry(address)
-            .or_insert(Visitor { clients: 0, due: now });
+        let visitor = known.visitor(address, self, now);
         if entry
             .max_clients_per_ip
             .is_some_and(|most| visitor.clients >= most)
@@ -65,21 +66,15 @@ impl Crowd {
             visitor.due = visitor.due.max(now) + share;
         }
         visitor.clients += 1;
-        Ok(Place {
-            crowd: Arc::clone(self),
-            address,
-        })
+        Ok(Place(Arc::clone(&visitor.home)))
     }
 
     /// Counts a client of `address` that another process has let in.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Place {
-        let (address, due) = (group(address), Instant::now());
-        let visitor = Visitor { clients: 0, due };
-        self.known().visitors.entry(address).or_insert(visitor).clients += 1;
-        Place {
-            crowd: Arc::clone(self),
-            address,
-        }
+        let known = &mut *self.known();
+        let visitor = known.visitor(group(address), self, Instant::now());
+        visitor.clients += 1;
+        Place(Arc::clone(&visitor.home))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -88,6 +83,17 @@ impl Crowd {
 }
 
 impl Known {
+    fn visitor(&mut self, address: IpAddr, crowd: &Arc<Crowd>, now: Instant) -> &mut Visitor {
+        self.visitors.entry(address).or_insert_with(|| Visitor {
+            clients: 0,
+            due: now,
+            home: Arc::new(Home {
+                crowd: Arc::downgrade(crowd),
+                address,
+            }),
+        })
+    }
+
     /// Forgets addresses without clients. Not more than once a second: whoever comes from ever new addresses must not
     /// have us count them all each time.
     fn sweep(&mut self, now: Instant) {
@@ -101,11 +107,13 @@ impl Known {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let known = &mut *self.crowd.known();
-        if let Some(visitor) = known.visitors.get_mut(&self.address) {
+        let Home { crowd, address } = &*self.0;
+        let Some(crowd) = crowd.upgrade() else { return };
+        let known = &mut *crowd.known();
+        if let Some(visitor) = known.visitors.get_mut(address) {
             visitor.clients -= 1;
             if visitor.clients == 0 && visitor.due <= Instant::now() {
-                known.visitors.remove(&self.address);
+                known.visitors.remove(address);
             }
         }
     }

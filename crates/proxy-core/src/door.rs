@@ -22,14 +22,16 @@ use crate::passage::Departures;
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
-use crate::settings::{ClientAuth, ReadPolicy, Settings};
+use crate::settings::{ReadPolicy, Settings};
 
 /// What a session came through.
 pub(crate) struct Door {
     pub(crate) worker: Rc<WorkerState>,
     pub(crate) fleet: Rc<Fleet>,
     pub(crate) master: Arc<str>,
-    /// The address of the listener.
+    /// Number of the listener.
+    pub(crate) number: usize,
+    /// Its address.
     pub(crate) listener: Arc<str>,
     pub(crate) reads: Cell<ReadPolicy>,
     /// Its clients speak TLS.
@@ -115,16 +117,8 @@ pub(crate) struct Counted {
 
 impl Door {
     /// Who a client is before it has said anything.
-    pub(crate) fn first_profile(&self) -> Profile {
-        let settings = self.worker.settings.get();
-        let credentials = match settings.client_auth {
-            ClientAuth::Passthrough => None,
-            ClientAuth::Proxy | ClientAuth::None => settings.node_credentials.clone(),
-        };
-        Profile {
-            credentials,
-            ..Profile::default()
-        }
+    pub(crate) fn first_profile(&self) -> Rc<Profile> {
+        self.worker.settings.first_profile()
     }
 }
 

@@ -12,6 +12,8 @@ use crate::settings::{ClientAuth, Settings};
 /// One worker's settings.
 pub(crate) struct Live {
     now: RefCell<Rc<Settings>>,
+    /// Who a client is before it has said anything: one, for all clients that have not.
+    first_profile: RefCell<Rc<Profile>>,
     /// slipring's own credentials before earlier reloads, the newest last.
     former: RefCell<Vec<Credentials>>,
 }
@@ -21,6 +23,7 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
+            first_profile: RefCell::new(Rc::new(first_profile(&settings))),
             now: RefCell::new(Rc::new(settings)),
             former: RefCell::default(),
         }
@@ -31,8 +34,19 @@ impl Live {
         Rc::clone(&self.now.borrow())
     }
 
+    /// Who sessions are: asked for every batch.
+    pub(crate) fn client_auth(&self) -> ClientAuth {
+        self.now.borrow().client_auth
+    }
+
+    /// Who a client is before it has said anything.
+    pub(crate) fn first_profile(&self) -> Rc<Profile> {
+        Rc::clone(&self.first_profile.borrow())
+    }
+
     /// From here on `settings` hold.
     pub(crate) fn replace(&self, settings: Settings) {
+        self.first_profile.replace(Rc::new(first_profile(&settings)));
         let before = std::mem::replace(&mut *self.now.borrow_mut(), Rc::new(settings));
         let former = &mut *self.former.borrow_mut();
         let now = self.get();
@@ -63,6 +77,17 @@ impl Live {
             },
             _ => profile.clone(),
         }
+    }
+}
+
+fn first_profile(settings: &Settings) -> Profile {
+    let credentials = match settings.client_auth {
+        ClientAuth::Passthrough => None,
+        ClientAuth::Proxy | ClientAuth::None => settings.node_credentials.clone(),
+    };
+    Profile {
+        credentials,
+        ..Profile::default()
     }
 }
 

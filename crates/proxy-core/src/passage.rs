@@ -206,7 +206,7 @@ impl SessionState {
     }
 
     /// Who the session is to the nodes; `first`: who it is before it has said anything.
-    pub(crate) fn profile(&self, first: Profile) -> Profile {
+    pub(crate) fn profile(&self, first: &Profile) -> Profile {
         let of = |user: &Option<Bytes>, password: &Bytes| Credentials {
             username: user.as_deref().map(Arc::from),
             password: Secret::new(password),
@@ -214,7 +214,11 @@ impl SessionState {
         let shown = self.password.as_ref().map(|password| of(&self.user, password));
         let selected_by = self.selected_by.as_ref();
         Profile {
-            credentials: if self.own { first.credentials } else { shown },
+            credentials: if self.own {
+                first.credentials.clone()
+            } else {
+                shown
+            },
             db: self.db,
             selected_by: selected_by.map(|(user, password)| Box::new(of(user, password))),
             resp: if self.resp3 { Resp::Three } else { Resp::Two },

@@ -383,12 +383,13 @@ impl Running {
             fleet
         };
         let fleets: Vec<_> = shared.masters.iter().enumerate().map(fleet).collect();
-        let door = |listener: &Listener| {
+        let door = |(number, listener): (usize, &Listener)| {
             let upstream = shared
                 .masters
                 .get(listener.upstream)
                 .expect("a listener names an upstream");
             Rc::new(Door {
+                number,
                 worker: Rc::clone(&state),
                 fleet: Rc::clone(fleets.get(listener.upstream).expect("one fleet an upstream")),
                 master: Arc::clone(&upstream.upstream.master),
@@ -400,7 +401,7 @@ impl Running {
                 streams: Arc::clone(&upstream.streams),
             })
         };
-        let doors = listeners.iter().map(door).collect();
+        let doors = listeners.iter().enumerate().map(door).collect();
         Self {
             number,
             state,

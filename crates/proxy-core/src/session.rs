@@ -55,7 +55,7 @@ pub(crate) struct Session {
     id: u64,
     client: Rc<Client>,
     door: Rc<Door>,
-    profile: Profile,
+    profile: Rc<Profile>,
     origin: Origin,
     /// Under `--client-auth proxy`: has presented the password.
     admitted: bool,
@@ -64,7 +64,8 @@ pub(crate) struct Session {
     scan: RequestScan,
     reading: Reading,
     primary: Option<Cached>,
-    replica: Option<Cached>,
+    /// Boxed, for most sessions read from the primary.
+    replica: Option<Box<Cached>>,
     /// The primary's term at the session's last write: WAIT vouches for no other.
     wrote_at: Option<Epoch>,
     /// The topology when it began.
@@ -92,6 +93,8 @@ enum Turn {
     Recover,
     /// Another client has invalidations sent to this one.
     Stream,
+    /// Another process has left the session to this one, with what it is subscribed to.
+    Resume(Box<Subscriptions>),
     /// The client broke the protocol.
     Malformed(RequestError),
     /// Another process is to take over.
@@ -139,6 +142,9 @@ impl Group {
 
     /// How many commands at the head of `rest` read as `first` does, and how long they are.
     fn alike(first: &Command<&[u8]>, rest: &[u8]) -> (u64, usize) {
+        if rest.is_empty() {
+            return (0, 0);
+        }
         match first.opening() {
             Some(opening) if first.spec().class == Class::Data => opening.run(rest, GROUP_COMMANDS - 1),
             _ => (0, 0),
@@ -150,11 +156,9 @@ impl Group {
 
 impl Session {
     pub(crate) fn new(client: Rc<Client>, door: Rc<Door>, origin: Origin) -> Self {
-        let profile = door.first_profile();
-        let id = {
-            let mut face = client.face_mut();
-            face.wear(&profile);
-            face.id
+        let (id, profile) = {
+            let face = client.face();
+            (face.id, face.profile())
         };
         let born = door.fleet.topology().epoch;
         Self {
@@ -175,19 +179,34 @@ impl Session {
         }
     }
 
+    /// Which listener the client came through.
+    pub(crate) fn listener(&self) -> usize {
+        self.door.number
+    }
+
     /// Serves the client until one side ends it. What it is subscribed to comes first.
-    pub(crate) async fn run(&mut self, subscriptions: Option<Box<Subscriptions>>) -> CloseReason {
-        if let Some(subscriptions) = subscriptions
-            && let Err(close) = Box::pin(self.stream_again(*subscriptions)).await
-        {
-            return self.part(close).await;
-        }
-        loop {
-            self.client.rest(true);
-            let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
-            self.client.rest(false);
-            if let Err(close) = self.off_the_common_way(turn).await {
-                return self.part(close).await;
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "it would keep its arguments twice, in every idle session"
+    )]
+    pub(crate) fn run(
+        &mut self,
+        mut subscriptions: Option<Box<Subscriptions>>,
+    ) -> impl Future<Output = CloseReason> {
+        async move {
+            loop {
+                let turn = match subscriptions.take() {
+                    Some(subscriptions) => Turn::Resume(subscriptions),
+                    None => {
+                        self.client.rest(true);
+                        let turn = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+                        self.client.rest(false);
+                        turn
+                    }
+                };
+                if let Err(close) = self.off_the_common_way(turn).await {
+                    return self.part(close).await;
+                }
             }
         }
     }
@@ -202,6 +221,7 @@ impl Session {
             Turn::Recover => Box::pin(self.recover()),
             Turn::Leave => Box::pin(self.leave()),
             Turn::Stream => Box::pin(self.listen()),
+            Turn::Resume(subscriptions) => Box::pin(self.stream_again(*subscriptions)),
             Turn::Malformed(error) => Box::pin(async move { Err(self.malformed(error).await) }),
             Turn::Close(reason) => Box::pin(std::future::ready(Err(Close(reason)))),
         }
@@ -375,25 +395,29 @@ impl Session {
 
     /// The shared connection of `plan`, for a command of `shape`.
     fn route(&mut self, epoch: Epoch, plan: Plan, shape: Shape) -> &Mux {
-        let slot = if plan == Plan::Primary {
-            &mut self.primary
-        } else {
-            &mut self.replica
-        };
         let fits = |cached: &Cached| cached.epoch == epoch && cached.plan == plan && cached.mux.is_open();
-        if !slot.as_ref().is_some_and(fits) {
+        if !self.cached(plan).is_some_and(fits) {
             let backend = self.door.fleet.backend_of(plan, &self.profile);
-            *slot = Some(Cached {
-                epoch,
-                plan,
-                mux: backend.mux(self.id),
-            });
+            let mux = backend.mux(self.id);
+            let fresh = Cached { epoch, plan, mux };
+            match plan {
+                Plan::Primary => self.primary = Some(fresh),
+                _ => self.replica = Some(Box::new(fresh)),
+            }
         }
-        let cached = slot.as_ref().expect("just filled");
         if !shape.read {
+            let cached = self.cached(plan).expect("just filled");
             self.wrote_at = cached.mux.link().node.term;
         }
-        &cached.mux
+        &self.cached(plan).expect("just filled").mux
+    }
+
+    /// The shared connection that the last command of such a plan took.
+    fn cached(&self, plan: Plan) -> Option<&Cached> {
+        match plan {
+            Plan::Primary => self.primary.as_ref(),
+            _ => self.replica.as_deref(),
+        }
     }
 
     fn request_limits(&self) -> RequestLimits {
@@ -406,7 +430,7 @@ impl Session {
 
     /// Has not authenticated where that is asked: AUTH, HELLO, QUIT and RESET are all it may.
     fn is_nobody(&self) -> bool {
-        match self.door.worker.settings.get().client_auth {
+        match self.door.worker.settings.client_auth() {
             ClientAuth::Passthrough => {
                 self.profile.credentials.is_none() && self.door.fleet.grants() == Grants::Nothing
             }
@@ -417,7 +441,7 @@ impl Session {
 
     /// The client may have its commands looked at: slipring itself asks no password, or has seen it.
     fn may_enter(&self) -> bool {
-        self.admitted || self.door.worker.settings.get().client_auth != ClientAuth::Proxy
+        self.admitted || self.door.worker.settings.client_auth() != ClientAuth::Proxy
     }
 }
 
@@ -432,28 +456,5 @@ fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
         refusable: (!spec.flags.contains(CommandFlags::SCRIPT) && spec.class != Class::Control)
             || is_sabotaged(Sabotage::RetryScripts),
         resends: 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What an idle client costs is these three: the session and its future, in one task, and what its muxes see of it.
-    #[test]
-    fn an_idle_client_is_small() {
-        fn future_of<F: Future>(_: impl FnOnce(&'static mut Session) -> F) -> usize {
-            size_of::<F>()
-        }
-        let sizes = [
-            size_of::<Session>(),
-            future_of(|session| session.run(None)),
-            size_of::<Client>(),
-        ];
-        let bounds = [256, 64, 400];
-        assert!(
-            sizes.iter().zip(bounds).all(|(size, bound)| *size <= bound),
-            "{sizes:?} bytes"
-        );
     }
 }

@@ -28,9 +28,8 @@ pub(crate) struct Face {
     pub(crate) name: Box<[u8]>,
     /// What slipring itself calls its user (`--client-auth proxy`).
     pub(crate) alias: Option<Box<[u8]>>,
-    credentials: Option<Credentials>,
-    db: u32,
-    resp: Resp,
+    /// Who it is to the nodes.
+    profile: Rc<Profile>,
     /// CLIENT SETINFO.
     pub(crate) library: Option<Box<Library>>,
     doing: Option<Box<Doing>>,
@@ -113,6 +112,7 @@ impl Face {
         (peer, local): (Address, Address),
         descriptor: i32,
         since: Instant,
+        profile: Rc<Profile>,
     ) -> Self {
         Self {
             id,
@@ -123,38 +123,40 @@ impl Face {
             since,
             name: Box::default(),
             alias: None,
-            credentials: None,
-            db: 0,
-            resp: Resp::Two,
+            profile,
             library: None,
             doing: None,
         }
     }
 
     /// The client is this from here on.
-    pub(crate) fn wear(&mut self, profile: &Profile) {
-        self.credentials.clone_from(&profile.credentials);
-        self.db = profile.db;
-        self.resp = profile.resp;
+    pub(crate) fn wear(&mut self, profile: &Rc<Profile>) {
+        self.profile = Rc::clone(profile);
+    }
+
+    /// Who it is to the nodes.
+    pub(crate) fn profile(&self) -> Rc<Profile> {
+        Rc::clone(&self.profile)
     }
 
     /// The user that it acts as.
     pub(crate) fn user(&self) -> &[u8] {
-        let credentials = self.credentials.as_ref();
+        let credentials = self.profile.credentials.as_ref();
         let theirs = || credentials.and_then(|credentials| credentials.username.as_deref());
         self.alias.as_deref().or_else(theirs).unwrap_or(b"default")
     }
 
     /// It has presented one of these.
     pub(crate) fn is_one_of(&self, credentials: &BTreeSet<Credentials>) -> bool {
-        self.credentials
+        self.profile
+            .credentials
             .as_ref()
             .is_some_and(|own| credentials.contains(own))
     }
 
     /// The database that it has selected.
     pub(crate) fn db(&self) -> u32 {
-        self.db
+        self.profile.db
     }
 
     /// What it is doing, to be changed.
@@ -295,7 +297,7 @@ impl Client {
                 none if none.is_empty() => "N".to_owned(),
                 flags => flags,
             },
-            b"db" => face.db.to_string(),
+            b"db" => face.profile.db.to_string(),
             b"sub" => number(doing.channels),
             b"psub" => number(doing.patterns),
             b"ssub" => number(doing.shard_channels),
@@ -309,7 +311,7 @@ impl Client {
             b"events" => if state.output.is_empty() { "r" } else { "rw" }.to_owned(),
             b"cmd" => self.last.get().map_or("NULL", named).to_owned(),
             b"redir" => (-1).to_string(),
-            b"resp" => match face.resp {
+            b"resp" => match face.profile.resp {
                 Resp::Two => number(2),
                 Resp::Three => number(3),
             },

@@ -179,31 +179,42 @@ impl Running {
         let cells = &self.state.cells;
         let id = self.shared.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let upstream = door.fleet.upstream();
-        let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now());
+        let profile = door.first_profile();
+        let face = Face::new(id, upstream, (peer, local), descriptor, self.state.now(), profile);
         let client = Client::new(io, Arc::clone(cells), face);
         cells.add(Counter::ClientsAccepted { listener }, 1);
         let session = Session::new(Rc::clone(&client), Rc::clone(door), origin);
-        self.serve(client, session, None, place, listener);
+        self.serve(client, session, None, place);
     }
 
     /// Serves a client until its session ends. What it is subscribed to already comes first.
     pub(super) fn serve(
         self: &Rc<Self>,
         client: Rc<Client>,
+        session: Session,
+        subscriptions: Option<Box<Subscriptions>>,
+        place: Option<Place>,
+    ) {
+        let key = self.clients.borrow_mut().insert(client);
+        let listener = session.listener();
+        self.state.cells.gauge_add(Gauge::Clients { listener }, 1);
+        crate::task::spawn(Rc::clone(self).attend(session, subscriptions, place, key));
+    }
+
+    /// A client's task. The session lives in its block and nowhere else: it is most of what an idle client costs.
+    #[expect(clippy::manual_async_fn, reason = "it would keep its arguments twice")]
+    fn attend(
+        self: Rc<Self>,
         mut session: Session,
         subscriptions: Option<Box<Subscriptions>>,
         place: Option<Place>,
-        listener: usize,
-    ) {
-        let key = self.clients.borrow_mut().insert(client);
-        self.state.cells.gauge_add(Gauge::Clients { listener }, 1);
-        let running = Rc::clone(self);
-        // The session lives in this block and nowhere else: it is most of what an idle client costs.
-        crate::task::spawn(async move {
+        key: usize,
+    ) -> impl Future<Output = ()> {
+        async move {
             let _place = place;
             let ended = AssertUnwindSafe(session.run(subscriptions)).catch_unwind().await;
-            running.bid_farewell(ended.ok(), key, listener);
-        });
+            self.bid_farewell(ended.ok(), key, session.listener());
+        }
     }
 
     fn door(&self, newcomer: &Newcomer) -> &Rc<Door> {
@@ -257,5 +268,29 @@ fn origin(peer: &Address) -> Origin {
         Origin::Here
     } else {
         Origin::Elsewhere
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the runtime keeps beside a task's future; together they are given memory by the 128 bytes.
+    const TASK_BYTES: usize = 96;
+
+    /// What an idle client costs is these two: its task, and what muxes and other clients see of it.
+    #[test]
+    fn an_idle_client_is_small() {
+        fn task<F: Future>(
+            _: impl FnOnce(Rc<Running>, Session, Option<Box<Subscriptions>>, Option<Place>, usize) -> F,
+        ) -> usize {
+            TASK_BYTES + size_of::<F>()
+        }
+        let (task, client) = (task(Running::attend), size_of::<Client>());
+        assert!(
+            task <= 384 && client <= 376,
+            "{task} and {client} bytes, Session {}",
+            size_of::<Session>()
+        );
     }
 }

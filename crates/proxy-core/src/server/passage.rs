@@ -176,13 +176,14 @@ impl Running {
         };
         let place = peer.inet().map(|peer| self.shared.crowd.admit(peer.ip()));
         let upstream = door.fleet.upstream();
-        let face = Face::new(state.id(), upstream, (peer, local), descriptor, self.state.now());
+        let (now, profile) = (self.state.now(), door.first_profile());
+        let face = Face::new(state.id(), upstream, (peer, local), descriptor, now, profile);
         let client = Client::new(io, Arc::clone(&self.state.cells), face);
         if !settings.entry.users.keep(state.alias.as_deref()) {
             client.give_order(Order::Close(CloseReason::Revoked));
         }
         self.state.cells.add(Counter::ClientsAdopted { listener }, 1);
         let (session, subscriptions) = Session::resume(Rc::clone(&client), Rc::clone(door), origin, state);
-        self.serve(client, session, subscriptions.map(Box::new), place, listener);
+        self.serve(client, session, subscriptions.map(Box::new), place);
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::pause::pause_of;
 use super::{Close, Session, shape_of};
-use crate::backend::profile::Resp;
+use crate::backend::profile::{Profile, Resp};
 use crate::client::face::{Fields, Library};
 use crate::client::{Hush, Order};
 use crate::error::Error;
@@ -134,7 +134,7 @@ impl Session {
                         Some(way) if way.eq_ignore_ascii_case(b"error") => Way::Error,
                         _ => Way::Timeout,
                     },
-                    asker: self.profile.clone(),
+                    asker: Profile::clone(&self.profile),
                 };
                 let unblocked = self
                     .gathered(|roster| async move { roster.unblock(unblock).await })

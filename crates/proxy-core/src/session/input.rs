@@ -46,7 +46,10 @@ impl Session {
         self.received(filled.len());
         let (used, stop) = self.consume(filled);
         self.keep(filled.get(used..).unwrap_or_default(), &stop);
-        Poll::Ready(Ok(self.look_closer(stop)))
+        if self.keeps_large(&stop) {
+            return Poll::Ready(Ok(Stop::Turn(Turn::Large)));
+        }
+        Poll::Ready(Ok(stop))
     }
 
     /// One read into `input`.
@@ -103,16 +106,15 @@ impl Session {
         if matches!(stop, Stop::Dry) {
             self.reading = self.reading.scanned();
         }
-        self.look_closer(stop)
+        if self.keeps_large(&stop) {
+            return Stop::Turn(Turn::Large);
+        }
+        stop
     }
 
-    /// What has not come whole may be too large to be kept.
-    #[inline]
-    fn look_closer(&self, stop: Stop) -> Stop {
-        match stop {
-            Stop::Dry if !self.input.is_empty() && self.is_large() => Stop::Turn(Turn::Large),
-            stop => stop,
-        }
+    /// What has not come whole is too large to be kept.
+    fn keeps_large(&self, stop: &Stop) -> bool {
+        !self.input.is_empty() && matches!(stop, Stop::Dry) && self.is_large()
     }
 
     /// Keeps what was not consumed.

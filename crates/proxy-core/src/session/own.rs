@@ -1,5 +1,7 @@
 //! Commands about the session itself: answered here, or proven on the node and made part of the Profile.
 
+use std::rc::Rc;
+
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, RequestLimits, RequestScan, write};
 use sentinel_watcher::{Credentials, Secret};
@@ -78,9 +80,9 @@ impl Session {
     }
 
     /// Travels under another Profile from here on.
-    pub(super) fn change(&mut self, profile: Profile) {
-        self.client.face_mut().wear(&profile);
-        self.profile = profile;
+    pub(super) fn change(&mut self, profile: impl Into<Rc<Profile>>) {
+        self.profile = profile.into();
+        self.client.face_mut().wear(&self.profile);
         self.primary = None;
         self.replica = None;
     }
@@ -195,7 +197,7 @@ impl Session {
         self.settled().await?;
         let profile = Profile {
             resp: hello.resp,
-            ..self.profile.clone()
+            ..Profile::clone(&self.profile)
         };
         let greeting = self
             .with_primary(command, |session| {

@@ -124,7 +124,7 @@ impl Session {
         let same = primary.filter(|primary| Some(primary.address.to_string()) == state.primary);
         // Before every term: that of a node that is the primary no longer.
         let former = Epoch(0);
-        session.change(state.profile(session.door.first_profile()));
+        session.change(state.profile(&session.door.first_profile()));
         session.admitted = state.admitted;
         session.input = BytesMut::from(&state.input[..]);
         if !session.input.is_empty() {

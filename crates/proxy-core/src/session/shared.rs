@@ -95,7 +95,7 @@ impl Session {
         let worker = &self.door.worker;
         let profile = Profile {
             resp: Resp::Two,
-            ..self.profile.clone()
+            ..Profile::clone(&self.profile)
         };
         let ear = Ear::new(&self.client);
         ear.speak(self.profile.resp);

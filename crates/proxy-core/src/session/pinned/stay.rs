@@ -244,7 +244,7 @@ impl Stay {
         command: &Command<Bytes>,
         kind: ReplyKind,
         reply: &Bytes,
-        profile: &mut Profile,
+        profile: &mut Rc<Profile>,
     ) {
         let ok = !kind.is_error();
         match command.spec().name {
@@ -275,7 +275,7 @@ impl Stay {
             }
             "select" if ok => {
                 self.state.altered = true;
-                profile.db = database(command).unwrap_or(profile.db);
+                Rc::make_mut(profile).db = database(command).unwrap_or(profile.db);
             }
             _ => {}
         }
@@ -313,7 +313,7 @@ impl Journal {
     }
 
     /// The databases that EXEC selected become the session's.
-    pub(super) fn apply_selects(&self, reply: &Bytes, profile: &mut Profile, altered: &mut bool) {
+    pub(super) fn apply_selects(&self, reply: &Bytes, profile: &mut Rc<Profile>, altered: &mut bool) {
         if self.selects.is_empty() {
             return;
         }
@@ -324,7 +324,7 @@ impl Journal {
         for (at, db) in &self.selects {
             let answer = value.as_array().and_then(|answers| answers.get(*at));
             if answer.and_then(|answer| answer.as_str()) == Some("OK") {
-                profile.db = *db;
+                Rc::make_mut(profile).db = *db;
             }
         }
     }

@@ -5,6 +5,7 @@ use resp_codec::{Class, Command, ReplyKind};
 
 use super::state::Stream;
 use super::transaction::elements;
+use crate::backend::profile::Profile;
 use crate::session::clients::{is_own, is_refusal};
 use crate::session::{Close, Session, own};
 
@@ -72,17 +73,19 @@ impl Session {
                 let db = command
                     .arg(1)
                     .and_then(|db| std::str::from_utf8(db).ok()?.parse().ok());
-                self.profile = self.profile.on(db.unwrap_or(self.profile.db));
+                self.profile = self.profile.on(db.unwrap_or(self.profile.db)).into();
             }
             "auth" => {
-                self.profile = self.profile.of(Some(own::credentials(command)));
+                self.profile = self.profile.of(Some(own::credentials(command))).into();
             }
             "hello" => {
                 if let Ok(hello) = own::hello(command, self.profile.resp) {
-                    self.profile.resp = hello.resp;
-                    if hello.credentials.is_some() {
-                        self.profile = self.profile.of(hello.credentials);
-                    }
+                    let mut profile = match hello.credentials {
+                        Some(credentials) => self.profile.of(Some(credentials)),
+                        None => Profile::clone(&self.profile),
+                    };
+                    profile.resp = hello.resp;
+                    self.profile = profile.into();
                     if let Some(name) = hello.name {
                         self.client.face_mut().name = name;
                     }
