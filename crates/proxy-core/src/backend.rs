@@ -330,12 +330,12 @@ impl Backend {
         } else {
             b"2"
         };
-        self.ask_once(&self.hello, &[b"Hello", version]).await
+        self.ask_once(&self.hello, &[b"hElLo", version]).await
     }
 
     /// What the node prints of a connection; asked once.
     pub(crate) async fn client_line(&self) -> Result<Bytes, ConnectError> {
-        self.ask_once(&self.link.client_line, &[b"Client", b"INFO"]).await
+        self.ask_once(&self.link.client_line, &[b"cLiEnT", b"INFO"]).await
     }
 
     async fn ask_once(

@@ -134,7 +134,7 @@ impl Credentials {
     /// `AUTH [username] password`
     #[must_use]
     pub fn auth(&self) -> Vec<&[u8]> {
-        let mut command: Vec<&[u8]> = vec![b"Auth"];
+        let mut command: Vec<&[u8]> = vec![b"aUtH"];
         command.extend(self.username.as_deref());
         command.push(self.password.reveal());
         command

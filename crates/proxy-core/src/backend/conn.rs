@@ -256,7 +256,7 @@ impl Conn {
     /// The connection is gone, or the node has no place for it.
     pub(crate) async fn hear(&mut self) -> Result<(), ConnectError> {
         let mut order = BytesMut::new();
-        write::command(&mut order, &[b"Ping"]);
+        write::command(&mut order, &[b"pInG"]);
         self.send(&order).await?;
         let (_, reply) = self.reply().await?;
         if reply.starts_with(b"-ERR max") || reply.starts_with(b"-DENIED") {
@@ -268,7 +268,7 @@ impl Conn {
 
     /// Asks the node for this connection's CLIENT ID.
     pub(crate) async fn learn_id(&mut self) -> io::Result<()> {
-        self.send(b"*2\r\n$6\r\nClient\r\n$2\r\nID\r\n").await?;
+        self.send(b"*2\r\n$6\r\ncLiEnT\r\n$2\r\nID\r\n").await?;
         let (_, reply) = self.reply().await?;
         let digits = reply
             .strip_prefix(b":")
@@ -283,7 +283,7 @@ impl Conn {
             return Ok(());
         }
         let mut order = BytesMut::new();
-        write::command(&mut order, &[b"Client", b"SETNAME", &name]);
+        write::command(&mut order, &[b"cLiEnT", b"SETNAME", &name]);
         self.name = name;
         self.unheeded += 1;
         self.send(&order).await

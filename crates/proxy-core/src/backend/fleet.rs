@@ -495,7 +495,7 @@ async fn ping(link: &Link) -> Option<bytes::Bytes> {
             .await
             .ok()?;
         let mut request = bytes::BytesMut::new();
-        write::command(&mut request, &[b"Ping"]);
+        write::command(&mut request, &[b"pInG"]);
         conn.send(&request).await.ok()?;
         conn.reply().await.ok().map(|(_, reply)| reply)
     };

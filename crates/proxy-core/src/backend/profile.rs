@@ -71,7 +71,7 @@ impl Profile {
             replies += 1;
         }
         if self.resp == Resp::Three {
-            write::command(&mut out, &[b"Hello", b"3"]);
+            write::command(&mut out, &[b"hElLo", b"3"]);
             replies += 1;
         }
         if self.db != 0 {
@@ -86,14 +86,14 @@ impl Profile {
 pub(crate) fn auth(out: &mut BytesMut, credentials: &Credentials) {
     let password = credentials.password.reveal();
     match &credentials.username {
-        Some(username) => write::command(out, &[b"Auth", username, password]),
-        None => write::command(out, &[b"Auth", password]),
+        Some(username) => write::command(out, &[b"aUtH", username, password]),
+        None => write::command(out, &[b"aUtH", password]),
     }
 }
 
-/// How slipring itself spells what it makes connections ready with, and asks for signs of life: in what MONITOR tells,
-/// it is known by that.
-const OWN: [&str; 6] = ["Auth", "Hello", "Select", "Client", "Ping", "Role"];
+/// How slipring itself, and no client, spells what it makes connections ready with, and asks for signs of life: in what
+/// MONITOR tells, it is known by that.
+const OWN: [&str; 6] = ["aUtH", "hElLo", "sElEcT", "cLiEnT", "pInG", "rOlE"];
 
 /// `word` is a command's name as slipring itself spells it.
 pub(crate) fn is_own_spelling(word: &[u8]) -> bool {
@@ -102,5 +102,5 @@ pub(crate) fn is_own_spelling(word: &[u8]) -> bool {
 
 /// Writes the SELECT command of a connection that is made ready.
 pub(crate) fn select(out: &mut BytesMut, db: u32) {
-    write::command(out, &[b"Select", db.to_string().as_bytes()]);
+    write::command(out, &[b"sElEcT", db.to_string().as_bytes()]);
 }

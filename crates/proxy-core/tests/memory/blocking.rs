@@ -341,10 +341,10 @@ fn a_lease_carries_the_name_of_its_session() {
         );
         assert_eq!(other.ask("BLPOP q 0.1").await, "nil");
         let lease = world.a.received("BLPOP")[0].connection;
-        let mut names = world.a.received("Client SETNAME");
+        let mut names = world.a.received("cLiEnT SETNAME");
         names.retain(|line| line.connection == lease);
         let names: Vec<_> = names.iter().map(|line| &line.text[..]).collect();
-        assert_eq!(names, ["Client SETNAME app", "Client SETNAME "]);
+        assert_eq!(names, ["cLiEnT SETNAME app", "cLiEnT SETNAME "]);
     });
 }
 

@@ -249,12 +249,12 @@ fn the_fields_of_a_list_are_known_before_anybody_asks() {
     run(async |world| {
         let (mut two, mut three) = (world.client(), world.client());
         settle().await;
-        assert_eq!(world.a.received("Client INFO").len(), 1);
+        assert_eq!(world.a.received("cLiEnT INFO").len(), 1);
         assert!(two.ask("CLIENT LIST").await.contains(" cmd=client|list "));
         assert!(two.ask("SELECT 1; CLIENT LIST").await.contains(" db=1 "));
         three.ask("HELLO 3").await;
         assert!(three.ask("CLIENT LIST").await.contains(" resp=3"));
-        assert_eq!(world.a.received("Client INFO").len(), 1);
+        assert_eq!(world.a.received("cLiEnT INFO").len(), 1);
     });
 }
 

@@ -154,7 +154,7 @@ fn what_is_forwarded_is_byte_for_byte_what_came() {
         let forwarded: Vec<_> = forwarded
             .iter()
             .map(|frame| &frame[..])
-            .filter(|frame| *frame != &b"*2\r\n$6\r\nClient\r\n$2\r\nID\r\n"[..])
+            .filter(|frame| *frame != &b"*2\r\n$6\r\ncLiEnT\r\n$2\r\nID\r\n"[..])
             .collect();
         assert_eq!(forwarded, frames);
     });

@@ -89,7 +89,7 @@ impl Prober {
     async fn ask(&self, link: &mut Link, fresh: bool) -> io::Result<Verdict> {
         let credentials = self.manners.credentials.as_ref().filter(|_| fresh);
         let auth = credentials.map(|credentials| credentials.auth());
-        let questions: [&[&[u8]]; 2] = [&[b"Role"], &[b"Ping"]];
+        let questions: [&[&[u8]]; 2] = [&[b"rOlE"], &[b"pInG"]];
         let commands: Vec<&[&[u8]]> = auth.iter().map(Vec::as_slice).chain(questions).collect();
         let replies = link.ask(&commands, self.manners.answer_timeout).await?;
         let (auth, answers) = replies.split_at(auth.iter().len());

@@ -53,6 +53,9 @@ on_each_server! {
         }
         says(&mut clients[1], "GET kept", "value")?;
         refuses(&mut clients[0], "SET kept other", "NOPERM")?;
+        let log = ask(&mut logged_in(&passthrough, "AUTH open-sesame")?, "ACL LOG 1")?;
+        let named = |words: &[String]| words == ["username", "reader"];
+        ensure!(log.items()[0].texts().windows(2).any(named), "{log:?}");
         refuses(&mut passthrough.client()?, "GET kept", "NOAUTH")?;
         says(&mut logged_in(&passthrough, "AUTH open-sesame")?, "SET kept again", "OK")?;
         for proxy in [&passthrough, &proxy, &none] {

@@ -97,6 +97,49 @@ fn all_on_one_channel(clients: &mut [Client], proxy: &Proxy, node: &Node) -> Res
     Ok(())
 }
 
+/// With `--share-subscriptions` the node counts one, and all hear it, in their own versions.
+fn sharing_one_subscription(cluster: &Cluster) -> Result<()> {
+    let proxy = slipring()
+        .sentinels(cluster)
+        .flag("--workers", "1")
+        .env("SLIPRING_SHARE_SUBSCRIPTIONS", "true")
+        .start()?;
+    let mut clients = (0..100).map(|_| proxy.client()).collect::<Result<Vec<_>>>()?;
+    for (number, client) in clients.iter_mut().enumerate() {
+        if number % 2 == 1 {
+            ask(client, "HELLO 3")?;
+        }
+        for line in ["SUBSCRIBE daily", "PSUBSCRIBE d?ily", "SSUBSCRIBE shard"] {
+            ensure!(ask(client, line)?.items().len() == 3, "{line}");
+        }
+    }
+    let mut publisher = proxy.client()?;
+    ensure!(ask(&mut publisher, "PUBSUB NUMSUB daily")?.items()[1].integer() == Some(1));
+    ensure!(ask(&mut publisher, "PUBSUB SHARDNUMSUB shard")?.items()[1].integer() == Some(1));
+    counts(&mut publisher, "PUBSUB NUMPAT", 1)?;
+    for (line, heard) in [("PUBLISH daily 1", 2), ("SPUBLISH shard 2", 1)] {
+        counts(&mut publisher, line, heard)?;
+    }
+    let expected = [
+        vec!["message", "daily", "1"],
+        vec!["pmessage", "d?ily", "daily", "1"],
+        vec!["smessage", "shard", "2"],
+    ];
+    for client in &mut clients {
+        for words in &expected {
+            let message = answer_within_patience(client)?;
+            ensure!(message.texts() == *words, "{message:?} in the place of {words:?}");
+        }
+    }
+    // What takes a connection of its own takes the subscriptions along.
+    ensure!(ask(&mut clients[1], "CLIENT TRACKING ON")?.text() == Some("OK"));
+    counts(&mut publisher, "SPUBLISH shard 3", 2)?;
+    for client in &mut clients {
+        ensure!(answer_within_patience(client)?.texts() == ["smessage", "shard", "3"]);
+    }
+    Ok(())
+}
+
 const TIMEOUTS: &str = "
     BLPOP l -1
     BLPOP l abc
@@ -171,7 +214,18 @@ on_each_server! {
         ensure!(proxy.metric("slipring_leases_total", &["blocking"])? == 2.0);
         ensure!(proxy.metric("slipring_leases_total", &["transaction"])? == 1.0);
         ensure!(proxy.metric("slipring_leases_total", &["subscription"])? == 1.0);
-        Ok(())
+        // The other budgets end, too, and a session that is refused goes on.
+        let mut more = [proxy.client()?, proxy.client()?, proxy.client()?];
+        ensure!(ask(&mut more[0], "SUBSCRIBE c")?.items().len() == 3);
+        refuses(&mut more[1], "SUBSCRIBE c", "ERR no free connection for subscriptions and streams")?;
+        let mut third = proxy.client()?;
+        for client in &mut more[1..] {
+            says(client, "WATCH w", "OK")?;
+        }
+        refuses(&mut third, "WATCH w", "ERR no free connection for transactions")?;
+        says(&mut more[1], "UNWATCH", "OK")?;
+        says(&mut third, "WATCH w", "OK")?;
+        says(&mut third, "PING", "PONG")
     }
 
     fn a_thousand_clients_share_one_connection_a_worker(flavor: Flavor) -> Result<()> {
@@ -205,7 +259,9 @@ on_each_server! {
         }
         counts(&mut clients[500], "INCR n", 1001)?;
         all_blocked_at_once(&mut clients, &proxy, node)?;
-        all_on_one_channel(&mut clients, &proxy, node)
+        all_on_one_channel(&mut clients, &proxy, node)?;
+        drop(clients);
+        sharing_one_subscription(&cluster)
     }
 
     fn wait_tells_the_truth_about_a_frozen_replica(flavor: Flavor) -> Result<()> {
@@ -225,6 +281,18 @@ on_each_server! {
         counts(&mut writer, "WAIT 1 300", 0)?;
         counts(&mut writer, "WAIT 0 300", 0)?;
         replica.cont()?;
-        counts(&mut writer, "WAIT 1 10000", 1)
+        counts(&mut writer, "WAIT 1 10000", 1)?;
+        if flavor == Flavor::Redis {
+            // Redis 7.0 does not know WAITAOF.
+            return Ok(());
+        }
+        replica.command(&["CONFIG", "SET", "appendonly", "yes"])?;
+        let synced = ask(&mut writer, "WAITAOF 0 1 20000")?;
+        ensure!(synced.items()[1].integer() == Some(1), "{synced:?}");
+        replica.stop()?;
+        says(&mut writer, "SET k 3", "OK")?;
+        let synced = ask(&mut writer, "WAITAOF 0 1 300")?;
+        ensure!(synced.items()[1].integer() == Some(0), "{synced:?}");
+        replica.cont()
     }
 }

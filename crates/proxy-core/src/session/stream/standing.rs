@@ -215,14 +215,15 @@ mod tests {
     #[test]
     fn monitors_lines_about_slipring_itself_are_known() {
         for (line, ours) in [
-            ("+1.2 [9 127.0.0.1:1] \"Select\" \"9\"\r\n", true),
-            ("+1.2 [9 [::1]:1] \"Select\" \"9\"\r\n", true),
-            ("+1.2 [0 127.0.0.1:1] \"Auth\" \"(redacted)\"\r\n", true),
-            ("+1.2 [0 127.0.0.1:1] \"Ping\"\r\n", true),
-            ("+1.2 [0 127.0.0.1:1] \"Pinger\"\r\n", false),
+            ("+1.2 [9 127.0.0.1:1] \"sElEcT\" \"9\"\r\n", true),
+            ("+1.2 [9 [::1]:1] \"sElEcT\" \"9\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"aUtH\" \"(redacted)\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"pInG\"\r\n", true),
+            ("+1.2 [0 127.0.0.1:1] \"Ping\"\r\n", false),
+            ("+1.2 [0 127.0.0.1:1] \"pInGer\"\r\n", false),
             ("+1.2 [9 127.0.0.1:1] \"select\" \"9\"\r\n", false),
-            ("+1.2 [9 lua] \"set\" \"Select\"\r\n", false),
-            ("+1.2 [9 127.0.0.1:1] \"set\" \"] \\\"Select\"\r\n", false),
+            ("+1.2 [9 lua] \"set\" \"sElEcT\"\r\n", false),
+            ("+1.2 [9 127.0.0.1:1] \"set\" \"] \\\"sElEcT\"\r\n", false),
             ("+OK\r\n", false),
         ] {
             assert_eq!(is_our_own(line.as_bytes()), ours, "{line}");
