@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::common::node::{self, Fault};
+use crate::common::node::{self, Fault, Temper};
 use crate::common::world::{UNKNOWN, run, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -349,5 +349,33 @@ fn invalidations_find_whoever_streams_on_what_began_as_a_transaction() {
         );
         let asked = world.a.received("CLIENT TRACKING ON REDIRECT");
         assert!(!asked[0].text.contains(&i64::MAX.to_string()), "{asked:?}");
+    });
+}
+
+#[test]
+fn a_streaming_sessions_transaction_waits_for_a_node_that_loads() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE s; MULTI; SET k v").await;
+        world.a.become_a(Temper::Loading);
+        world.a.cut();
+        client.hears_nothing_for(SECOND).await;
+        world.a.become_a(Temper::Primary);
+        assert_eq!(client.ask("EXEC").await, "[+OK]");
+    });
+}
+
+#[test]
+fn an_exec_that_was_lost_leaves_nothing_watched() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE s; WATCH k").await;
+        world.a.latency(Duration::ZERO, Duration::from_millis(20));
+        client.send("MULTI; SET k v; EXEC").await;
+        settle().await;
+        world.a.cut();
+        let told = client.replies(3).await;
+        assert_eq!(told.matches(UNKNOWN).count(), 3, "{told}");
+        assert_eq!(client.ask("MULTI; SET k w; EXEC").await, "+OK +QUEUED [+OK]");
     });
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Command, ReplyKind};
+use resp_codec::{Command, Refusal, ReplyKind, refusal};
 use tokio::time::Instant;
 
 use super::redirect::{self, Redirect};
@@ -172,7 +172,7 @@ impl Stream {
         while self.roll.is_repeating() {
             let (kind, frame) = lease.conn().reply().await?;
             if kind.is_error() {
-                return Err(io::ErrorKind::PermissionDenied.into());
+                return Err(refused(&frame));
             }
             if !self.roll.swallows(&frame) {
                 messages.extend_from_slice(&frame);
@@ -200,12 +200,26 @@ async fn arrived(command: &Command<Bytes>, streams: &Streams, node: &NodeKey) ->
     }
 }
 
+/// A node that does not take the session for what it was: not yet, or never again.
+fn refused(reply: &[u8]) -> io::Error {
+    let passes = matches!(
+        refusal(reply),
+        Some(Refusal::Loading | Refusal::MasterDown | Refusal::Readonly)
+    );
+    let kind = if passes {
+        io::ErrorKind::ConnectionRefused
+    } else {
+        io::ErrorKind::PermissionDenied
+    };
+    kind.into()
+}
+
 /// Waits for the answer to what was just sent.
 async fn answered(lease: &mut Lease, messages: &mut BytesMut) -> io::Result<()> {
     loop {
         match lease.conn().reply().await? {
             (ReplyKind::Push, frame) => messages.extend_from_slice(&frame),
-            (kind, _) if kind.is_error() => return Err(io::ErrorKind::PermissionDenied.into()),
+            (kind, frame) if kind.is_error() => return Err(refused(&frame)),
             _ => return Ok(()),
         }
     }

@@ -335,11 +335,14 @@ impl Stream {
             queues.push(open);
         }
         // Seen from behind: an EXEC that was sent takes with it all that it would have executed.
-        let mut executed = false;
+        let (mut executed, mut unwatched) = (false, false);
         for (pending, queues) in self.pending.iter_mut().zip(queues).rev() {
             let name = pending.command.spec().name;
             executed = match name {
-                "exec" => pending.fate != Fate::Unsent,
+                "exec" => {
+                    unwatched |= pending.fate != Fate::Unsent;
+                    pending.fate != Fate::Unsent
+                }
                 _ => executed && queues,
             };
             let unsent = pending.fate == Fate::Unsent || (!executed && (queues || may_travel(pending)));
@@ -349,6 +352,8 @@ impl Stream {
         }
         if executed {
             self.transaction.forget();
+        } else if unwatched {
+            self.transaction.unwatch();
         }
     }
 

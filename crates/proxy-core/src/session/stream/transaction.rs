@@ -158,6 +158,11 @@ impl Transaction {
         }
     }
 
+    /// An EXEC was sent, which has forgotten what was watched, whatever became of it.
+    pub(super) fn unwatch(&mut self) {
+        self.watch = Watch::Nothing;
+    }
+
     /// There is none.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
