@@ -12,6 +12,7 @@
 
 pub(crate) mod face;
 mod hush;
+mod order;
 mod passage;
 mod ticket;
 
@@ -34,6 +35,7 @@ use crate::limits;
 use crate::metrics::{Cells, CloseReason, Counter, Side};
 use face::Face;
 pub(crate) use hush::Hush;
+pub(crate) use order::Order;
 pub(crate) use ticket::{Before, Returned, Shape, Ticket};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
@@ -103,19 +105,6 @@ enum Wants {
     Landed,
     /// Everything answered.
     Settled,
-}
-
-/// What the worker wants of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Take a connection of its own, once it is at rest: another client has invalidations sent to it.
-    Stream,
-    /// Close at the next request boundary.
-    Drain,
-    /// Leave for another process at the next request boundary.
-    Leave,
-    /// Close now.
-    Close(CloseReason),
 }
 
 // === impl Client ===
@@ -391,51 +380,6 @@ impl Client {
             state.broken_by = reason;
             state.fail();
         }
-    }
-
-    /// What the worker wants of this session.
-    #[must_use]
-    pub(crate) fn order(&self) -> Option<Order> {
-        self.state.borrow().order
-    }
-
-    /// Its session ends as soon as it can.
-    #[must_use]
-    pub(crate) fn must_go(&self) -> bool {
-        matches!(self.order(), Some(Order::Close(_)))
-    }
-
-    /// Tells the session what the worker wants. An order to close now outranks a drain, and that all else.
-    pub(crate) fn give_order(&self, order: Order) {
-        let state = &mut *self.state.borrow_mut();
-        let outranked = match state.order {
-            Some(Order::Close(_)) => true,
-            Some(Order::Drain) => order == Order::Stream,
-            Some(Order::Stream | Order::Leave) | None => false,
-        };
-        if !outranked {
-            state.order = Some(order);
-        }
-        state.wake();
-    }
-
-    /// Ends once another client has invalidations sent to this one.
-    pub(crate) async fn summoned(&self) {
-        std::future::poll_fn(|cx| {
-            self.register(cx);
-            if self.order() == Some(Order::Stream) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-
-    /// It has a connection of its own, or had one: nothing is left of that order.
-    pub(crate) fn note_streamed(&self) {
-        let order = &mut self.state.borrow_mut().order;
-        order.take_if(|order| *order == Order::Stream);
     }
 }
 
