@@ -13,6 +13,7 @@
 pub(crate) mod face;
 mod hush;
 mod order;
+mod output;
 mod passage;
 mod ticket;
 
@@ -295,19 +296,6 @@ impl Client {
         self.state.borrow().has(Wants::Settled)
     }
 
-    /// So much output waits that whoever produces it must pause. Wakes `cx` when it has fallen.
-    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
-        let state = &mut *self.state.borrow_mut();
-        let stalled = state.output.len() >= limits::OUTPUT_STALL_BYTES && state.io.is_some();
-        if stalled {
-            let feeders = &mut state.rare_mut().feeders;
-            if !feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
-                feeders.push(cx.waker().clone());
-            }
-        }
-        stalled
-    }
-
     /// The client has said something.
     pub(crate) fn hear(&self, now: Instant, bytes: usize) {
         let state = &mut *self.state.borrow_mut();
@@ -337,12 +325,6 @@ impl Client {
     pub(crate) fn is_idle_since(&self, now: Instant, idle: Duration) -> bool {
         let state = self.state.borrow();
         self.resting.get() && state.has(Wants::Settled) && now.duration_since(state.heard) >= idle
-    }
-
-    /// Bytes waiting for the socket.
-    #[must_use]
-    pub(crate) fn output_bytes(&self) -> usize {
-        self.state.borrow().output.len()
     }
 
     /// Some command has to be sent again.

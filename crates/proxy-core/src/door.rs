@@ -17,6 +17,7 @@ use crate::demand::Demands;
 use crate::failover::Timeline;
 use crate::live::Live;
 use crate::lookout::Findings;
+use crate::memory::Memory;
 use crate::metrics::{Cells, Gauge, Metrics};
 use crate::passage::Departures;
 use crate::roster::Roster;
@@ -51,6 +52,7 @@ pub(crate) struct WorkerState {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     /// What concerns the whole process.
     pub(crate) demands: Demands,
+    pub(crate) memory: Arc<Memory>,
     /// Bytes that wait for a primary, over all workers.
     pub(crate) held_bytes: Arc<AtomicUsize>,
     /// In the order of the upstreams.
@@ -130,8 +132,12 @@ impl WorkerState {
         self.pulse.get()
     }
 
-    /// Enters a waiting command of `bytes` in the books; `None` when `--failover-hold-bytes` wait already.
+    /// Enters a waiting command of `bytes` in the books; `None` when `--failover-hold-bytes` wait already,
+    /// or memory is short.
     pub(crate) fn hold(self: &Rc<Self>, upstream: usize, bytes: usize) -> Option<Held> {
+        if self.memory.is_scarce() {
+            return None;
+        }
         let before = self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > self.settings.get().failover_hold_bytes {
             self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);

@@ -49,6 +49,10 @@ pub(crate) enum Error<'a> {
     },
     /// More waits for a primary already than `--failover-hold-bytes` allows.
     HoldFull,
+    /// Memory is short, and the command is a large one.
+    Memory,
+    /// Memory is short, and nobody new is let in.
+    NoMemory,
     /// No lease within `--lease-wait-timeout`.
     NoLease {
         /// What the lease was for.
@@ -96,9 +100,14 @@ impl fmt::Display for Error<'_> {
             Self::NoPrimary { master, waited } => {
                 write!(f, "MASTERDOWN no primary for \"{master}\" within {waited:?}; the command was not executed")
             }
-            Self::HoldFull => {
-                f.write_str("MASTERDOWN too much waits for a primary (--failover-hold-bytes); the command was not executed")
-            }
+            Self::HoldFull => f.write_str(
+                "MASTERDOWN too much waits for a primary (--failover-hold-bytes, --max-memory); the command was not \
+                 executed",
+            ),
+            Self::Memory => f.write_str(
+                "OOM slipring is short of memory (--max-memory) and takes no large command; it was not executed",
+            ),
+            Self::NoMemory => f.write_str("ERR slipring is short of memory (--max-memory) and lets nobody in"),
             Self::NoLease { budget } => {
                 write!(f, "ERR no free connection for {budget} (--pool-size, --lease-wait-timeout); the command was not executed")
             }
@@ -181,6 +190,10 @@ mod tests {
         check(
             Error::Denied("flushall"),
             "NOPERM this proxy refuses the 'flushall' command (--deny-commands)",
+        );
+        check(
+            Error::Memory,
+            "OOM slipring is short of memory (--max-memory) and takes no large command; it was not executed",
         );
         check(Error::NoAuth, "NOAUTH Authentication required.");
     }

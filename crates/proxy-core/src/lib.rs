@@ -12,6 +12,7 @@ mod failover;
 mod limits;
 mod live;
 mod lookout;
+mod memory;
 mod metrics;
 mod net;
 mod passage;
@@ -28,6 +29,7 @@ pub use denied::Denied;
 pub use entry::Entry;
 pub use failover::{FailoverRecord, Field, Timeline};
 pub use lookout::{CommandSpan, Watch};
+pub use memory::{Memory, Meter, Pressure};
 pub use metrics::{
     Cells, CloseReason, ConnectionKind, Counter, Family, Gauge, LeaseReason, Metrics, NodeCells, NodeRole,
     Outcome, RefuseReason, ResendReason, Side, Tally,

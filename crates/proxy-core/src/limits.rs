@@ -52,6 +52,9 @@ pub(crate) const WAITING_INPUT_BYTES: usize = 64 << 10;
 /// client is closed, as `client-query-buffer-limit` does on Redis.
 pub(crate) const BLOCKED_INPUT_BYTES: usize = 32 << 20;
 
+/// A client with less output waiting is not closed for the memory that it takes.
+pub(crate) const SHED_BYTES: usize = 64 << 10;
+
 /// Commands of an open MULTI kept for a replay on a new primary; past it a failover answers EXECABORT.
 pub(crate) const JOURNAL_BYTES: usize = 1 << 20;
 

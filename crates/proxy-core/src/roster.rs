@@ -39,6 +39,8 @@ pub(crate) enum Message {
     Pause(usize, Option<Pause>, mpsc::Sender<()>),
     /// These settings hold from now on, and these read policies, one a listener.
     Reload(Arc<Settings>, Arc<[ReadPolicy]>, mpsc::Sender<()>),
+    /// Memory is short: so many bytes must go.
+    Shed(usize),
     /// Have this client of this master take a connection of its own. Is it there?
     Summon(usize, u64, mpsc::Sender<bool>),
     /// How do the connections of this master's nodes stand? A line each.
@@ -178,6 +180,13 @@ impl Roster {
     /// Makes new connections to one master's nodes. Every worker has begun when this ends.
     pub(crate) async fn reconnect(&self, upstream: usize) {
         self.gather(|answer| Message::Reconnect(upstream, answer)).await;
+    }
+
+    /// Has the workers do without so many bytes, each its share. One that has no ears for it now is told again at the next measure.
+    pub(crate) fn shed(&self, bytes: usize) {
+        for inbox in &self.0 {
+            let _ = inbox.try_send(Message::Shed(bytes.div_ceil(self.0.len())));
+        }
     }
 
     /// Gives every worker other settings. Each goes by them when this ends.

@@ -34,6 +34,7 @@ use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
 use crate::lookout::Lookout;
+use crate::memory::{Memory, Meter};
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
 use crate::roster::{Adopt, Message, Roster};
@@ -92,6 +93,7 @@ struct Shared {
     /// Clients of each worker.
     loads: Vec<AtomicUsize>,
     roster: Arc<Roster>,
+    memory: Arc<Memory>,
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
@@ -151,6 +153,7 @@ pub fn build(
     let (demands, demanded) = demands();
     let (roster, receivers) = Roster::new(workers);
     let metrics = Metrics::new(workers, masters, addresses);
+    let memory = Arc::new(Memory::limited_to(settings.max_memory));
     let masters = upstreams
         .into_iter()
         .enumerate()
@@ -164,6 +167,7 @@ pub fn build(
         demands,
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         roster: Arc::new(roster),
+        memory,
         draining: drained,
         held_bytes: Arc::default(),
         crowd: Arc::default(),
@@ -220,8 +224,15 @@ impl Handle {
     pub async fn reload(&self, settings: Settings, reads: Vec<ReadPolicy>) {
         let workers = self.shared.workers;
         let settings = Arc::new(Settings { workers, ..settings });
+        self.shared.memory.limit_to(settings.max_memory);
         self.shared.settings.store(Arc::clone(&settings));
         self.shared.roster.reload(&settings, &Arc::from(reads)).await;
+    }
+
+    /// Where the workers hear what memory the process has.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        Meter::new(Arc::clone(&self.shared.memory), Arc::clone(&self.shared.roster))
     }
 
     /// The next order that somebody gave the process as a whole.
@@ -355,6 +366,7 @@ impl Running {
             scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
             metrics: Arc::clone(&shared.metrics),
             demands: shared.demands.clone(),
+            memory: Arc::clone(&shared.memory),
             held_bytes: Arc::clone(&shared.held_bytes),
             hubs: Default::default(),
             masters: Arc::clone(&shared.masters),

@@ -42,6 +42,8 @@ pub enum ClientAuth {
 pub struct Settings {
     /// Clients served at once, over all workers; one more is refused with Redis' own error.
     pub max_clients: usize,
+    /// Resident memory near which new work is refused; `None`: whatever it takes.
+    pub max_memory: Option<usize>,
     /// Leases open at once towards one node, for each budget (blocking, streaming, transactions), over all workers.
     pub pool_size: usize,
     /// Shared connections per worker, node and Profile.
@@ -84,6 +86,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_clients: 10_000,
+            max_memory: None,
             pool_size: 10_000,
             mux_connections: 1,
             share_subscriptions: false,

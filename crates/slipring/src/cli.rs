@@ -109,6 +109,11 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
     pub(crate) max_clients: usize,
 
+    /// Resident memory from nine tenths of which new clients and large commands are refused; past it, who has the most
+    /// unread output is closed. Default: no limit. Stay below what the kernel grants.
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    pub(crate) max_memory: Option<usize>,
+
     /// Whence clients may come: networks or addresses. Default: from everywhere. Unix sockets are not concerned.
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',', value_parser = values::network)]
     pub(crate) allow_cidr: Vec<IpNet>,

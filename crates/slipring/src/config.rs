@@ -153,6 +153,7 @@ fn settings(
 ) -> Settings {
     Settings {
         max_clients: cli.clients.max_clients,
+        max_memory: cli.clients.max_memory,
         pool_size: cli.nodes.pool_size.unwrap_or(cli.clients.max_clients),
         mux_connections: cli.nodes.mux_connections,
         share_subscriptions: cli.nodes.share_subscriptions,
@@ -521,6 +522,7 @@ mod tests {
                 "--client-auth none:",
                 "--protected-mode no",
             ),
+            ("--max-memory 1mb", "'1mb' for '--max-memory", "at least 32mb"),
             (
                 "--allow-cidr 10.0.0.0/33",
                 "'10.0.0.0/33' for '--allow-cidr",

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
+use crate::memory;
 use crate::reload::Reloader;
 use crate::runtime::start;
 use crate::service;
@@ -137,6 +138,7 @@ impl Control {
         for timeline in self.handle.timelines() {
             watchers.spawn(async move { timeline.follow().await });
         }
+        watchers.spawn(memory::watch(self.handle.meter()));
         if let Some(successor) = &self.successor {
             let serving = wait_serving(&self.status);
             let _ = tokio::time::timeout(upgrade::SERVING_TIMEOUT, serving).await;

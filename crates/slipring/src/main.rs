@@ -20,6 +20,7 @@ mod inquiry;
 mod log;
 #[cfg(test)]
 mod manual;
+mod memory;
 mod overview;
 mod process;
 mod reload;

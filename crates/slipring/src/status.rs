@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, Opts, TextEncoder};
-use proxy_core::{FailoverRecord, Family, Field, Metrics, Timeline};
+use proxy_core::{FailoverRecord, Family, Field, Memory, Metrics, Timeline};
 use sentinel_watcher::{Health, HealthFeed, Phase, SentinelState, Topology, TopologyFeed};
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ pub(crate) struct Watched {
 pub(crate) struct Status {
     masters: Vec<Watched>,
     metrics: Arc<Metrics>,
+    memory: Arc<Memory>,
     timelines: Vec<Arc<Timeline>>,
     failover_durations: HistogramVec,
     last_failover: GaugeVec,
@@ -48,7 +49,12 @@ const SENTINEL_STATES: [SentinelState; 6] = [
 // === impl Status ===
 
 impl Status {
-    pub(crate) fn new(masters: Vec<Watched>, metrics: Arc<Metrics>, timelines: Vec<Arc<Timeline>>) -> Self {
+    pub(crate) fn new(
+        masters: Vec<Watched>,
+        metrics: Arc<Metrics>,
+        memory: Arc<Memory>,
+        timelines: Vec<Arc<Timeline>>,
+    ) -> Self {
         let options = HistogramOpts::new(
             "slipring_failover_duration_seconds",
             "From the first sign of a failover to the new primary serving, in seconds.",
@@ -67,6 +73,7 @@ impl Status {
         Self {
             masters,
             metrics,
+            memory,
             timelines,
             failover_durations,
             last_failover,
@@ -169,8 +176,12 @@ impl Status {
     fn watched_families(&self) -> impl Iterator<Item = MetricFamily> {
         let build = Family::gauge("build_info", "The version that runs; always 1.")
             .row(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        let mut limit = Family::gauge("memory_limit_bytes", "--max-memory, where there is one.");
+        if self.memory.is_limited() {
+            limit = limit.row(&[], self.memory.limit() as i64);
+        }
         let families = [
-            vec![build],
+            vec![build, limit],
             self.topology_families(),
             self.sentinel_families(),
             self.replica_families(),

@@ -57,6 +57,8 @@ labels! {
         Rate = "rate",
         /// It came from the network where nobody is asked for a password (`--protected-mode`).
         Protected = "protected",
+        /// Memory is short (`--max-memory`).
+        Memory = "memory",
         /// It came while slipring drained, or no primary was known for long.
         Unready = "unready",
     }
@@ -81,6 +83,8 @@ labels! {
         Output = "output",
         /// It sent more behind a blocked command than is kept.
         Input = "input",
+        /// Memory was short (`--max-memory`), and it had the most unread output, or sent more than is kept then.
+        Memory = "memory",
         /// The node it depended on is gone, with state that cannot be restored.
         Node = "node",
         /// slipring drained.

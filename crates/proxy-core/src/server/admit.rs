@@ -61,7 +61,9 @@ impl Running {
             place: None,
         };
         // Who comes through a load balancer is known only once that has said so.
-        let judged = if self.door(&newcomer).proxied {
+        let judged = if self.state.memory.is_scarce() {
+            Err(RefuseReason::Memory)
+        } else if self.door(&newcomer).proxied {
             Ok(())
         } else {
             self.judge(&mut newcomer)
@@ -238,6 +240,7 @@ impl Running {
             RefuseReason::PerIp => Error::PerIp,
             RefuseReason::Rate => Error::Rate,
             RefuseReason::Protected => Error::Protected,
+            RefuseReason::Memory => Error::NoMemory,
             RefuseReason::Unready => Error::NoPrimary {
                 master: &door.master,
                 waited: door.fleet.hold_timeout(),

@@ -8,6 +8,7 @@ use super::Running;
 use crate::backend::fleet::Fleet;
 use crate::client::face::Blocked;
 use crate::client::{Client, Order};
+use crate::limits;
 use crate::metrics::CloseReason;
 use crate::roster::{Filter, Message, Selection};
 use crate::settings::{ReadPolicy, Settings};
@@ -62,6 +63,7 @@ impl Running {
                 self.reload(&settings, &reads);
                 let _ = answer.try_send(());
             }
+            Message::Shed(bytes) => self.shed(bytes),
             Message::Summon(upstream, id, answer) => {
                 let client = self.named(upstream, id);
                 if let Some(client) = &client {
@@ -78,6 +80,26 @@ impl Running {
                     });
                 }
             }
+        }
+    }
+
+    /// Closes those who have the most unread output, until `bytes` of it are gone.
+    fn shed(&self, bytes: usize) {
+        let clients = self.clients.borrow();
+        let mut hoards: Vec<_> = clients
+            .iter()
+            .filter(|(_, client)| !client.must_go())
+            .map(|(_, client)| (client.unread_bytes(), client))
+            .filter(|(unread, _)| *unread >= limits::SHED_BYTES)
+            .collect();
+        hoards.sort_by_key(|(unread, _)| std::cmp::Reverse(*unread));
+        let mut gone = 0;
+        for (unread, client) in hoards {
+            if gone >= bytes {
+                break;
+            }
+            gone += unread;
+            client.give_order(Order::Close(CloseReason::Memory));
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::io::ReadBuf;
 
 use super::{Close, Session, Stop, Turn};
 use crate::client::Order;
+use crate::limits;
 use crate::metrics::{CloseReason, Counter, Side};
 
 /// How far the input has been looked at.
@@ -66,6 +67,9 @@ impl Session {
         }
         self.received(buf.filled().len());
         self.input.extend_from_slice(buf.filled());
+        if self.input.len() > limits::REQUEST_SHARED_BYTES && worker.memory.is_scarce() {
+            return Poll::Ready(Err(CloseReason::Memory));
+        }
         self.reading = Reading::Unscanned;
         Poll::Ready(Ok(()))
     }

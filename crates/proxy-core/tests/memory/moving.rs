@@ -10,8 +10,7 @@ use crate::common::node::{Fault, Temper};
 use crate::common::world::{HOLD, run, run_with, settle};
 
 const NO_PRIMARY: &str = "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
-const HOLD_FULL: &str =
-    "-MASTERDOWN too much waits for a primary (--failover-hold-bytes); the command was not executed";
+const HOLD_FULL: &str = "-MASTERDOWN too much waits for a primary (--failover-hold-bytes, --max-memory); the command was not executed";
 
 #[test]
 fn writes_are_held_and_reads_flow() {

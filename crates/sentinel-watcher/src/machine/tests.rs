@@ -318,6 +318,39 @@ fn a_majority_overrules_a_higher_epoch_in_time() {
     assert_eq!(world.state(), (Phase::Serving, C, 1, false));
 }
 
+/// Whoever speaks for one sentinel has everybody wait for a moment, or leads to a node that says that it is primary, until
+/// the others have insisted.
+#[test]
+fn one_sentinel_that_lies_about_the_address_is_overruled() {
+    let lies = [
+        (replica(A), (Phase::Moving, A, 5, false)),
+        (
+            Verdict::Unreachable("nobody is there"),
+            (Phase::Moving, A, 5, false),
+        ),
+        (primary(), (Phase::Serving, B, 99, false)),
+    ];
+    for (role, meanwhile) in lies {
+        let mut world = World::calm();
+        world.roles.insert(B, role);
+        world.say(101, B, 99);
+        world.settle();
+        assert_eq!(world.state(), meanwhile);
+        world.pass(limits::DISSENT_PATIENCE);
+        world.settle();
+        assert_eq!(world.state(), (Phase::Serving, A, 5, false));
+        world.say(101, B, 99);
+        world.settle();
+        world.pass(limits::DISSENT_PATIENCE * 2);
+        world.settle();
+        assert_eq!(
+            world.state(),
+            (Phase::Serving, A, 5, false),
+            "a lie that is known"
+        );
+    }
+}
+
 #[test]
 fn a_regular_switch_is_no_overruling() {
     let mut world = World::calm();

@@ -76,6 +76,15 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "takes a size in bytes, or with kb, mb or gb behind it: 256mb".to_owned())
 }
 
+/// A size in which slipring finds room.
+pub(super) fn memory(text: &str) -> Result<usize, String> {
+    const LEAST: usize = 32 << 20;
+    size(text)
+        .ok()
+        .filter(|bytes| *bytes >= LEAST)
+        .ok_or_else(|| "takes a size of at least 32mb: 512mb, 2gb".to_owned())
+}
+
 /// A duration: a number with `ms`, `s` or `m` behind it. Zero may stand alone.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {

@@ -61,12 +61,15 @@ impl Session {
             .scan
             .announced()
             .is_some_and(|found| found.len.max(self.input.len()) > limits::REQUEST_SHARED_BYTES);
-        // Of scripts and of what the node must be asked about, more is looked at than the head.
         announced
-            && self.door.fleet.paused().is_none()
-            && self
-                .head()
-                .is_some_and(|head| head.spec().class == Class::Data && !head.is_http())
+            && (self.door.worker.memory.is_scarce()
+                || self.head().is_some_and(|head| self.is_passable(&head)))
+    }
+
+    /// It can be passed on without being kept. Of scripts and of what the node must be asked about, more is looked at
+    /// than the head.
+    fn is_passable(&self, head: &Command<Bytes>) -> bool {
+        self.door.fleet.paused().is_none() && head.spec().class == Class::Data && !head.is_http()
     }
 
     /// As much of the request as tells what it is. Its last arguments are missing or cut short.
@@ -86,6 +89,12 @@ impl Session {
         if self.denies(&head) {
             self.skip(&mut Way::default()).await?;
             self.refuse(&head);
+            return Ok(());
+        }
+        // Where it cannot be passed on, memory was short a moment ago.
+        if self.door.worker.memory.is_scarce() || !self.is_passable(&head) {
+            self.skip(&mut Way::default()).await?;
+            self.answer(&head, &Error::Memory.reply());
             return Ok(());
         }
         self.settled().await?;

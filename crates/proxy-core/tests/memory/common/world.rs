@@ -1,10 +1,13 @@
 //! The whole proxy between plain clients and two fake nodes, on one runtime whose clock only moves while nobody has
 //! anything to do.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
@@ -16,6 +19,7 @@ use sentinel_watcher::{
     BoxIo, Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher,
     hints, steering,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
@@ -46,6 +50,8 @@ pub(crate) struct World {
     publisher: RefCell<TopologyPublisher>,
     shard: RefCell<Shard>,
     hints: RefCell<HintReceiver>,
+    /// Sessions that the test has panic.
+    doomed: Cell<u32>,
 }
 
 const POLICIES: [ReadPolicy; 4] = [
@@ -123,6 +129,35 @@ impl Incoming for Arrived {
     }
 }
 
+/// A connection on which reading anything is a defect.
+struct Doomed(BoxIo);
+
+impl AsyncRead for Doomed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.0).poll_read(cx, buf));
+        assert!(buf.filled().is_empty(), "a defect, on purpose");
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Doomed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 // === impl World ===
 
 impl World {
@@ -165,6 +200,7 @@ impl World {
             publisher: RefCell::new(publisher),
             shard: RefCell::new(Shard::unknown()),
             hints: RefCell::new(hints),
+            doomed: Cell::default(),
         }
     }
 
@@ -294,16 +330,42 @@ impl World {
         }
         self.handle.passage().stay().await;
         let count = moved.len();
-        for Departure { state, io } in moved {
-            let entrant = Entrant {
-                state: SessionState::decode(&state).unwrap(),
-                socket: Box::new(Arrived(io)),
-                descriptor: 99,
-            };
-            assert!(self.handle.passage().adopt(entrant).await);
+        for departure in moved {
+            self.adopt(departure, |io| io).await;
         }
         settle().await;
         count
+    }
+
+    async fn adopt(&self, Departure { state, io }: Departure, change: impl FnOnce(BoxIo) -> BoxIo) {
+        let entrant = Entrant {
+            state: SessionState::decode(&state).unwrap(),
+            socket: Box::new(Arrived(change(io))),
+            descriptor: 99,
+        };
+        assert!(self.handle.passage().adopt(entrant).await);
+    }
+
+    /// Has the session of the client with this name panic at the next thing that the client says.
+    pub(crate) async fn doom(&self, name: &str) {
+        let mut departures = self.handle.passage().leave(|_| true).await;
+        settle().await;
+        let mut all = Vec::new();
+        while let Ok(departure) = departures.try_recv() {
+            all.push(departure);
+            settle().await;
+        }
+        self.handle.passage().stay().await;
+        for departure in all {
+            let is_meant = departure
+                .state
+                .windows(name.len())
+                .any(|part| part == name.as_bytes());
+            self.doomed.set(self.doomed.get() + u32::from(is_meant));
+            let doom = |io| -> BoxIo { if is_meant { Box::new(Doomed(io)) } else { io } };
+            self.adopt(departure, doom).await;
+        }
+        settle().await;
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -323,9 +385,10 @@ impl World {
         self.a.thaw();
         self.b.thaw();
         sleep(Duration::from_secs(30)).await;
-        assert_eq!(panics(), 0, "the world itself is broken");
+        assert_eq!(panics(), self.doomed.get(), "the world itself is broken");
         assert_eq!(self.handle.clients(), 0, "sessions outlive their clients");
-        assert_eq!(self.metric("slipring_session_panics_total", ""), 0.0);
+        let panicked = self.metric("slipring_session_panics_total", "");
+        assert_eq!(panicked, f64::from(self.doomed.get()));
         assert_eq!(self.metric("slipring_held_commands", ""), 0.0);
         assert_eq!(self.metric("slipring_held_bytes", ""), 0.0);
         for node in [&self.a, &self.b] {

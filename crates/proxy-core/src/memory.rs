@@ -1,0 +1,138 @@
+//! How much memory the process has, as the binary measures it, and what follows from that.
+//!
+//! ```text
+//!   easy  --9/10 of the limit-->  tight  --the limit-->  over
+//!                                 nothing new            besides: who has the most unread output is closed
+//! ```
+//! Measured, not counted: what the kernel judges is resident memory, whoever holds it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::roster::Roster;
+
+/// What the process has, and what it may have.
+#[derive(Debug, Default)]
+pub struct Memory {
+    resident: AtomicUsize,
+    /// Zero: whatever it takes.
+    limit: AtomicUsize,
+}
+
+/// Where the workers hear what was measured.
+#[derive(Clone)]
+pub struct Meter {
+    memory: Arc<Memory>,
+    roster: Arc<Roster>,
+}
+
+/// How scarce memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// All may enter, and ask for anything.
+    Easy,
+    /// Nobody new is let in, and nothing is begun that takes much.
+    Tight,
+    /// The same, and so many bytes must go.
+    Over(usize),
+}
+
+// === impl Memory ===
+
+impl Memory {
+    pub(crate) fn limited_to(limit: Option<usize>) -> Self {
+        let memory = Self::default();
+        memory.limit_to(limit);
+        memory
+    }
+
+    /// What was measured last.
+    #[must_use]
+    pub fn resident(&self) -> usize {
+        self.resident.load(Ordering::Relaxed)
+    }
+
+    /// There is a limit, so it is worth measuring.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.limit() != 0
+    }
+
+    /// What the process may have; zero: whatever it takes.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// How scarce memory is, by the last measure.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        let (resident, limit) = (self.resident(), self.limit());
+        if limit == 0 || resident < limit / 10 * 9 {
+            Pressure::Easy
+        } else if resident <= limit {
+            Pressure::Tight
+        } else {
+            Pressure::Over(resident - limit)
+        }
+    }
+
+    /// Nothing new that takes much.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.pressure() != Pressure::Easy
+    }
+
+    pub(crate) fn limit_to(&self, limit: Option<usize>) {
+        self.limit.store(limit.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn measured(&self, resident: usize) {
+        self.resident.store(resident, Ordering::Relaxed);
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    pub(crate) fn new(memory: Arc<Memory>, roster: Arc<Roster>) -> Self {
+        Self { memory, roster }
+    }
+
+    /// What the process has, and what it may have.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// So many bytes are resident now: the workers go by it until it is measured again.
+    pub fn measured(&self, resident: usize) -> Pressure {
+        self.memory.measured(resident);
+        let pressure = self.memory.pressure();
+        if let Pressure::Over(bytes) = pressure {
+            self.roster.shed(bytes);
+        }
+        pressure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_begins_below_the_limit() {
+        let memory = Memory::default();
+        let check = |resident, pressure| {
+            memory.measured(resident);
+            assert_eq!(memory.pressure(), pressure, "{resident}");
+        };
+        check(usize::MAX, Pressure::Easy);
+        memory.limit_to(Some(1000));
+        check(899, Pressure::Easy);
+        check(900, Pressure::Tight);
+        check(1000, Pressure::Tight);
+        check(1001, Pressure::Over(1));
+        memory.limit_to(None);
+        check(1001, Pressure::Easy);
+    }
+}

@@ -1,0 +1,120 @@
+//! `--max-memory`: what is refused when memory is short, who must go when it is over, and who notices nothing.
+
+use bytes::BytesMut;
+use proxy_core::{Pressure, Settings};
+use resp_codec::write;
+
+use crate::common::world::{World, run_with, settle};
+
+const LIMIT: usize = 100 << 20;
+const OOM: &str =
+    "-OOM slipring is short of memory (--max-memory) and takes no large command; it was not executed";
+
+fn limited(settings: &mut Settings) {
+    settings.max_memory = Some(LIMIT);
+}
+
+fn measured(world: &World, resident: usize) -> Pressure {
+    world.handle().meter().measured(resident)
+}
+
+/// A command of so many words, with 300 KiB behind them.
+fn large(words: &[&[u8]]) -> BytesMut {
+    let (body, mut request) = (vec![b' '; 300 << 10], BytesMut::new());
+    let words: Vec<&[u8]> = words.iter().copied().chain([&body[..]]).collect();
+    write::command(&mut request, &words);
+    request
+}
+
+#[test]
+fn what_is_new_and_large_is_refused_and_what_is_small_goes_on() {
+    run_with(limited, async |world| {
+        let mut client = world.client();
+        let mut early = world.client();
+        let request = large(&[b"SET", b"early"]);
+        let (begin, rest) = request.split_at(280 << 10);
+        early.send_bytes(begin).await;
+        assert_eq!(client.ask("INCR n").await, ":1");
+        assert_eq!(measured(world, LIMIT), Pressure::Tight);
+
+        let mut stranger = world.client();
+        assert_eq!(
+            stranger.reply().await,
+            "-ERR slipring is short of memory (--max-memory) and lets nobody in"
+        );
+        stranger.is_closed().await;
+        assert_eq!(world.metric("slipring_clients_refused_total", "memory"), 1.0);
+        for words in [
+            &[b"SET", &b"big"[..]][..],
+            &[b"EVAL"],
+            &[b"NO.SUCH", b"big"],
+            &[b"PUBLISH", b"c"],
+        ] {
+            client.send_bytes(&large(words)).await;
+            client.send("INCR n").await;
+            assert_eq!(client.reply().await, OOM);
+            assert!(client.reply().await.starts_with(':'));
+        }
+        assert_eq!(client.ask("MULTI; INCR n; EXEC").await, "+OK +QUEUED [:6]");
+        early.send_bytes(rest).await;
+        assert_eq!(early.reply().await, "+OK", "what has begun is finished");
+        assert_eq!(world.a.received("SET big").len(), 0);
+
+        assert_eq!(measured(world, LIMIT / 2), Pressure::Easy);
+        client.send_bytes(&large(&[b"SET", b"big"])).await;
+        assert_eq!(client.reply().await, "+OK");
+        assert_eq!(world.client().ask("INCR n").await, ":7");
+    });
+}
+
+#[test]
+fn what_would_have_to_be_kept_is_not() {
+    run_with(limited, async |world| {
+        let (mut queued, mut client) = (world.client(), world.client());
+        assert_eq!(queued.ask("MULTI").await, "+OK");
+        assert_eq!(client.ask("PING").await, "+PONG");
+        measured(world, LIMIT);
+        queued.send_bytes(&large(&[b"SET", b"big"])).await;
+        queued.is_closed().await;
+        assert_eq!(world.metric("slipring_clients_closed_total", "memory"), 1.0);
+        world.moving();
+        settle().await;
+        assert_eq!(
+            client.ask("INCR n").await,
+            "-MASTERDOWN too much waits for a primary (--failover-hold-bytes, --max-memory); the command was not executed"
+        );
+        assert_eq!(client.ask("GET n").await, "nil", "reads go on");
+    });
+}
+
+#[test]
+fn who_has_the_most_unread_output_makes_room() {
+    run_with(limited, async |world| {
+        let mut reader = world.client();
+        let value = "v".repeat(50_000);
+        assert_eq!(reader.ask(&format!("SET big {value}")).await, "+OK");
+        let mut hoards = Vec::new();
+        for replies in [4, 8] {
+            let mut hoard = world.narrow_client(1000);
+            for _ in 0..replies {
+                hoard.send("GET big").await;
+            }
+            hoards.push(hoard);
+        }
+        settle().await;
+        assert_eq!(measured(world, LIMIT), Pressure::Tight);
+        settle().await;
+        assert_eq!(world.metric("slipring_clients_closed_total", "memory"), 0.0);
+        assert_eq!(measured(world, LIMIT + 1), Pressure::Over(1));
+        settle().await;
+        assert_eq!(
+            world.metric("slipring_clients_closed_total", "memory"),
+            1.0,
+            "one is enough"
+        );
+        assert_eq!(hoards.remove(0).reply().await, value, "the smaller one stays");
+        measured(world, LIMIT + (1 << 30));
+        settle().await;
+        assert_eq!(reader.ask("GET big").await, value, "whoever reads stays");
+    });
+}
