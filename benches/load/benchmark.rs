@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use testkit::process::Process;
 
 use super::interrupt::Interrupt;
-use super::workload::Requests;
+use super::workload::{Requests, Transport};
 
 /// What redis-benchmark measured; latencies in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,6 +19,9 @@ pub(super) struct Outcome {
     pub(super) p99_ms: f64,
     pub(super) p999_ms: f64,
 }
+
+/// The only one that clients offer, so that every front spends the same on it.
+const CIPHER_SUITE: &str = "TLS_AES_128_GCM_SHA256";
 
 /// How often a running benchmark is looked at.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -92,12 +95,17 @@ fn arguments(requests: &Requests, count: u64, address: SocketAddr) -> Vec<String
         pipeline,
         value_bytes,
         keep_alive,
+        transport,
         writers: _,
     } = *requests;
     let (host, port, keep_alive) = (address.ip(), address.port(), u8::from(keep_alive));
+    let tls = match transport {
+        Transport::Plain => String::new(),
+        Transport::Tls => format!(" --tls --insecure --tls-ciphersuites {CIPHER_SUITE}"),
+    };
     format!(
         "-h {host} -p {port} -t {test} -n {count} -c {clients} -P {pipeline} -d {value_bytes} -k {keep_alive} \
-         --precision 3"
+         --precision 3{tls}"
     )
     .split(' ')
     .map(str::to_owned)

@@ -17,6 +17,7 @@ use super::lab::{KEY, Lab};
 use super::options::Options;
 use super::report::progress;
 use super::sample::median;
+use super::workload::Transport;
 
 /// Small requests through one front beside one neighbour.
 #[derive(Debug, Serialize)]
@@ -74,7 +75,7 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
         .iter()
         .filter(|peer| peer.is_installed() && **peer != Peer::Floor);
     let fronts: Vec<_> = peers
-        .map(|peer| Front::start(lab, *peer, 16))
+        .map(|peer| Front::start(lab, *peer, 16, Transport::Plain))
         .collect::<Result<_>>()?;
     let mut results = Vec::new();
     for neighbour in NEIGHBOURS {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -14,6 +14,7 @@ use testkit::process::Process;
 use testkit::wait::{STEP_TIMEOUT, wait_for};
 
 use super::lab::{self, KEY, Lab};
+use super::workload::Transport;
 
 /// The kinds of front. All of them use one processor: one worker, one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -62,6 +63,11 @@ impl Peer {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
     }
+
+    /// Whether its clients may come this way.
+    pub(super) fn speaks(self, transport: Transport) -> bool {
+        transport == Transport::Plain || matches!(self, Self::Slipring | Self::Haproxy)
+    }
 }
 
 impl Display for Peer {
@@ -80,11 +86,12 @@ impl Display for Peer {
 // === impl Front ===
 
 impl Front {
-    /// Starts the front and waits until a GET through it is answered with the value of the benchmark's key.
+    /// Starts the front and waits until a GET through it is answered with the value of the benchmark's key, over TLS until
+    /// somebody is there.
     ///
     /// # Errors
     /// When it does not serve, with the tail of its log.
-    pub(super) fn start(lab: &Lab, peer: Peer, value_bytes: usize) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, peer: Peer, value_bytes: usize, transport: Transport) -> Result<Self> {
         let front = match peer {
             Peer::Direct => Self {
                 peer,
@@ -92,10 +99,14 @@ impl Front {
                 pid: lab.redis_pid,
                 started: None,
             },
-            _ => Self::start_process(lab, peer, value_bytes)?,
+            _ => Self::start_process(lab, peer, value_bytes, transport)?,
         };
         let serves = wait_for(&format!("{peer} to serve"), STEP_TIMEOUT, || {
-            let reply = Client::connect(front.address)?.command(&["GET", KEY])?;
+            let mut client = Client::connect(front.address)?;
+            if transport == Transport::Tls {
+                return Ok(());
+            }
+            let reply = client.command(&["GET", KEY])?;
             match reply.text() {
                 Some(_) if reply.error().is_none() => Ok(()),
                 _ => bail!("it answers {reply:?}"),
@@ -111,9 +122,14 @@ impl Front {
         Ok(front)
     }
 
-    fn start_process(lab: &Lab, peer: Peer, value_bytes: usize) -> Result<Self> {
+    fn start_process(lab: &Lab, peer: Peer, value_bytes: usize, transport: Transport) -> Result<Self> {
         let (port, statistics) = (Port::free()?, Port::free()?);
-        let (program, args) = command(lab, peer, &port, &statistics, value_bytes)?;
+        let certificate = match transport {
+            Transport::Plain => None,
+            Transport::Tls => Some(lab.certificate()?),
+        };
+        let certificate = certificate.as_deref();
+        let (program, args) = command(lab, peer, &port, &statistics, value_bytes, certificate)?;
         let log = lab.folder.path().join(format!("{peer}.log"));
         let process = Process::start(&peer.to_string(), &program, args, log)?;
         let pid = process.pid().with_context(|| process.log_tail())?;
@@ -130,13 +146,15 @@ impl Front {
     }
 }
 
-/// The program and its arguments; `statistics` is for a second port, where the front wants one.
+/// The program and its arguments; `statistics` is for a second port, where the front wants one; `certificate` and its key are
+/// in one file.
 fn command(
     lab: &Lab,
     peer: Peer,
     port: &Port,
     statistics: &Port,
     value_bytes: usize,
+    certificate: Option<&Path>,
 ) -> Result<(PathBuf, Vec<String>)> {
     let (listen, redis) = (port.address().to_string(), lab.redis.address().to_string());
     let folder = lab.folder.path();
@@ -148,6 +166,12 @@ fn command(
         ),
         Peer::Slipring => {
             let (sentinel, metrics) = (lab.sentinel.address(), statistics.address());
+            let listen = match certificate.map(Path::display) {
+                None => listen,
+                Some(file) => {
+                    format!("tls:{listen} --listen-tls-cert-file {file} --listen-tls-key-file {file}")
+                }
+            };
             let addresses = format!("--listen {listen} --sentinels {sentinel} --metrics-listen {metrics}");
             (
                 lab.slipring.clone(),
@@ -156,6 +180,10 @@ fn command(
         }
         Peer::Haproxy => {
             let file = folder.join("haproxy.cfg");
+            let listen = match certificate.map(Path::display) {
+                None => listen,
+                Some(file) => format!("{listen} ssl crt {file}"),
+            };
             fs::write(&file, haproxy_config(&listen, &redis, lab::clients_possible()?))?;
             ("haproxy".into(), format!("-db -f {}", file.display()))
         }

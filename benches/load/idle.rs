@@ -13,6 +13,7 @@ use super::lab::{self, Lab};
 use super::options::Options;
 use super::report::progress;
 use super::usage::resident_bytes;
+use super::workload::Transport;
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Serialize)]
@@ -40,7 +41,7 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
     let mut results = Vec::new();
     for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
         progress(&format!("idle: {peer}"));
-        let front = Front::start(lab, peer, 16)?;
+        let front = Front::start(lab, peer, 16, Transport::Plain)?;
         let mut result = IdleResult {
             peer,
             clients,

@@ -1,11 +1,13 @@
 //! What stays up for the whole run: the Redis that all fronts stand before, and the sentinel that slipring asks.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use testkit::{Flavor, Node, Sentinel, process, servers::Watched};
 
@@ -73,6 +75,15 @@ impl Lab {
             floor: binaries.join("floor"),
             folder: process::scratch("load")?,
         })
+    }
+
+    /// A certificate and its key, in one file, which nobody vouches for.
+    pub(super) fn certificate(&self) -> Result<PathBuf> {
+        let file = self.folder.path().join("certificate.pem");
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()])?.self_signed(&key)?;
+        fs::write(&file, certificate.pem() + &key.serialize_pem())?;
+        Ok(file)
     }
 
     /// Gives the benchmark's key a value of this size.

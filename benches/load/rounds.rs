@@ -60,8 +60,10 @@ pub(super) fn run(
 ) -> Result<WorkloadResult> {
     lab.fill(requests.value_bytes).context("filling Redis")?;
     let mut contenders = Vec::new();
-    for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
-        let front = Front::start(lab, peer, requests.value_bytes)?;
+    let transport = requests.transport;
+    let takes_part = |peer: &&Peer| peer.is_installed() && peer.speaks(transport);
+    for &peer in options.peers.iter().filter(takes_part) {
+        let front = Front::start(lab, peer, requests.value_bytes, transport)?;
         contenders.push(Contender {
             front,
             requests: 0,

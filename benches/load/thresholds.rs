@@ -58,6 +58,8 @@ const THRESHOLDS: &[Threshold] = &[
     front("mset", 1.15, Peer::Floor),
     front("mset", 0.75, Peer::Nutcracker),
     front("churn", 1.1, Peer::Floor),
+    front("get-tls", 0.80, Peer::Haproxy),
+    front("set-tls", 0.80, Peer::Haproxy),
     threshold(What::Behind, "get", 0.38, Peer::Direct),
     threshold(What::Speed, "get", 1.05, Peer::Direct),
     threshold(What::Speed, "get-c500", 1.0, Peer::Direct),

@@ -13,6 +13,7 @@ use super::lab::{KEY, Lab};
 use super::options::Options;
 use super::report::progress;
 use super::usage::{peak_bytes, resident_bytes};
+use super::workload::Transport;
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Serialize)]
@@ -37,7 +38,7 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
     for &peer in peers.filter(|peer| !matches!(peer, Peer::Floor | Peer::Direct)) {
         progress(&format!("through: {peer}"));
         lab.fill(16)?;
-        let front = Front::start(lab, peer, 16)?;
+        let front = Front::start(lab, peer, 16, Transport::Plain)?;
         let mut result = ThroughResult {
             peer,
             value_bytes: VALUE_BYTES,

@@ -34,8 +34,18 @@ pub(super) struct Requests {
     pub(super) value_bytes: usize,
     /// Whether a connection serves more than one request (`-k`).
     pub(super) keep_alive: bool,
+    /// What the clients speak; behind the front all is plain.
+    pub(super) transport: Transport,
     /// Clients that send SET meanwhile, each about as often as the others send theirs.
     pub(super) writers: u32,
+}
+
+/// How clients reach a front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Plain,
+    /// TLS 1.3, the same cipher for all.
+    Tls,
 }
 
 /// All workloads, in the order in which they run.
@@ -87,6 +97,8 @@ pub(super) const ALL: &[Workload] = &[
         "GET 16 B, 50 clients, a connection for each request",
         get().reconnecting(),
     ),
+    workload("get-tls", "GET 16 B, 50 clients, TLS", get().tls()),
+    workload("set-tls", "SET 16 B, 50 clients, TLS", set().tls()),
     workload(
         "mixed",
         "GET of 45 clients and SET of 5, 16 B: nine reads to a write",
@@ -128,6 +140,7 @@ const fn get() -> Requests {
         pipeline: 1,
         value_bytes: 16,
         keep_alive: true,
+        transport: Transport::Plain,
         writers: 0,
     }
 }
@@ -149,6 +162,13 @@ impl Requests {
 
     const fn value_bytes(self, value_bytes: usize) -> Self {
         Self { value_bytes, ..self }
+    }
+
+    const fn tls(self) -> Self {
+        Self {
+            transport: Transport::Tls,
+            ..self
+        }
     }
 
     const fn reconnecting(self) -> Self {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::entry::Entry;
@@ -77,6 +78,17 @@ impl Crowd {
         Place(Arc::clone(&visitor.home))
     }
 
+    /// There are clients, and none of them could come again under `entry`.
+    pub(crate) fn is_shut_out_by(&self, entry: &Entry) -> bool {
+        let known = self.known();
+        let mut here = known
+            .visitors
+            .iter()
+            .filter(|(_, visitor)| visitor.clients > 0)
+            .peekable();
+        here.peek().is_some() && !here.any(|(address, _)| may_come(*address, entry))
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,6 +139,13 @@ fn group(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Some client of this group may.
+fn may_come(address: IpAddr, entry: &Entry) -> bool {
+    let bits = if address.is_ipv6() { 64 } else { 32 };
+    let group = IpNet::new(address, bits).expect("no more bits than an address has");
+    entry.allows(address) || entry.allow.iter().any(|network| group.contains(network))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +156,27 @@ mod tests {
             accept_rate_per_ip: rate,
             ..Entry::default()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_must_be_able_to_come_again() {
+        let crowd = Arc::new(Crowd::default());
+        let shut_out = |allow: &[&str]| {
+            let allow = allow.iter().map(|network| network.parse().unwrap()).collect();
+            crowd.is_shut_out_by(&Entry {
+                allow,
+                ..Entry::default()
+            })
+        };
+        assert!(!shut_out(&["10.0.0.0/8"]), "nobody is there");
+        let first = crowd.admit("192.0.2.1".parse().unwrap());
+        assert!(shut_out(&["10.0.0.0/8", "192.0.2.2/32"]));
+        assert!(!shut_out(&["10.0.0.0/8", "192.0.2.0/24"]));
+        assert!(!shut_out(&[]));
+        let _second = crowd.admit("2001:db8::7".parse().unwrap());
+        assert!(!shut_out(&["2001:db8::7/128"]), "one of the same network");
+        drop(first);
+        assert!(shut_out(&["192.0.2.0/24"]), "who was there is gone");
     }
 
     #[tokio::test(start_paused = true)]

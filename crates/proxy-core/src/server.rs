@@ -30,6 +30,7 @@ use crate::client::{Client, Order};
 use crate::crowd::Crowd;
 use crate::demand::{Demand, DemandReceiver, Demands, demands};
 use crate::door::{Door, Master, WorkerState};
+use crate::entry::Entry;
 use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
@@ -241,6 +242,12 @@ impl Handle {
             Some(demand) => demand,
             None => std::future::pending().await,
         }
+    }
+
+    /// Clients have come over the network, and none of their addresses may connect under `entry`.
+    #[must_use]
+    pub fn would_shut_out(&self, entry: &Entry) -> bool {
+        self.shared.crowd.is_shut_out_by(entry)
     }
 
     /// Clients connected now, over all workers.

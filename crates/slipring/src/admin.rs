@@ -218,7 +218,7 @@ mod tests {
             vec![Arc::from("a"), Arc::from("b")],
             vec![Arc::from("127.0.0.1:1")],
         );
-        let status = Arc::new(Status::new(vec![a, b], metrics, Vec::new()));
+        let status = Arc::new(Status::new(vec![a, b], metrics, Arc::default(), Vec::new()));
         let listen = proxy_core::TcpListen::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let at = listen.address().inet().unwrap();
         let mut task = JoinSet::new();

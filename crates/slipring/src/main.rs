@@ -89,7 +89,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         });
     }
-    let level = log::install(level, format);
+    let (level, _written) = log::install(level, format);
     runtime::run(config, arguments, level).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         ExitCode::FAILURE

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proxy_core::{Memory, Meter, Pressure};
 
 /// How often memory is measured: what all clients together can send meanwhile is what the tenth below the limit is for.
-const PACE: Duration = Duration::from_millis(50);
+const PACE: Duration = Duration::from_millis(10);
 
 /// Measures for as long as slipring runs.
 pub(crate) async fn watch(meter: Meter) {
@@ -51,10 +51,9 @@ fn tell(before: Pressure, now: Pressure, memory: &Memory) {
 
 /// What the kernel says that this process has in memory.
 pub(crate) fn resident_bytes() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib << 10)
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: usize = pages.split_whitespace().nth(1)?.parse().ok()?;
+    Some(resident * rustix::param::page_size())
 }
 
 #[cfg(test)]

@@ -118,6 +118,7 @@ impl Reloader {
             .partition(|key| RESTART.contains(&&**key));
         self.keep(&mut config, &fixed);
         keeps_a_way_in(&config.settings)?;
+        self.keeps_an_address(&config.settings, handle)?;
         self.keeps_sentinels(&config, &changed).await?;
         self.keeps_primaries(&config, &changed).await?;
         self.apply(config, handle).await;
@@ -144,6 +145,18 @@ impl Reloader {
             shown: config.facts.lines().into(),
             ..config.settings.clone()
         };
+    }
+
+    /// Somebody of those who are there could come again.
+    fn keeps_an_address(&self, settings: &Settings, handle: &Handle) -> Result<(), String> {
+        let all_inet = self.doors.iter().all(|door| door.address.inet().is_some());
+        if all_inet && handle.would_shut_out(&settings.entry) {
+            return Err(
+                "it would lock everybody out: --allow-cidr names the address of nobody who is connected now"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 
     /// At least one sentinel of the new configuration must know each master, unless none answers as it is.

@@ -65,8 +65,9 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
     let (workers, handle) = proxy_core::build(settings, upstreams, listeners.collect(), node_dial)
         .context("cannot share a listening socket between workers")?;
     let watched = masters.iter().map(|master| master.watched.clone()).collect();
-    let status = Arc::new(Status::new(watched, &handle));
     let timelines = handle.timelines();
+    let memory = Arc::clone(handle.meter().memory());
+    let status = Arc::new(Status::new(watched, handle.metrics(), memory, timelines.clone()));
     let spans = config
         .collector
         .map(|collector| Spans::new(collector, commands, timelines));

@@ -16,6 +16,7 @@ use clap::Args;
 use nix::sys::signal::Signal;
 use testkit::load::Verdict;
 use testkit::servers::target_folder;
+use testkit::wait::wait_for;
 use testkit::{Client, Cluster, Flavor, Load, Proxy};
 
 use crate::tool::Tool;
@@ -82,8 +83,8 @@ const SETTLING: Duration = Duration::from_secs(75);
 /// How long a load runs before and after its fault.
 const CALM: Duration = Duration::from_secs(4);
 
-/// Longer than any failover here.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any failover here, and than the half minute that the sentinels of a starved machine spend in TILT.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Resident memory may end so much above where it began: the allocator keeps what it once had.
 const GROWTH_KIB: u64 = 8 << 10;
@@ -150,7 +151,7 @@ fn round(cluster: &Cluster, proxy: &Proxy, fault: Fault, name: &str) -> Result<T
     let history = load.finish();
     let connections = churn.finish();
     done?;
-    proxy.wait_ready()?;
+    wait_for("slipring", PATIENCE, || proxy.wait_ready())?;
     let verdict = history.verify(&mut cluster.primary()?.client()?)?;
     let phase = history.phase(&verdict, history.started, history.ended);
     let Verdict {
@@ -208,7 +209,7 @@ impl Fault {
                 ensure!(reply.error().is_none(), "{reply:?}");
             }
         }
-        cluster.wait_ready()
+        wait_for("the cluster", PATIENCE, || cluster.wait_ready())
     }
 }
 

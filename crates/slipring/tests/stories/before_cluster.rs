@@ -72,9 +72,9 @@ on_each_server! {
         proxy.process().wait_until("/readyz to name the master", || {
             let (status, report) = proxy.get("/readyz")?;
             ensure!(status == 503 && report.contains("latecomer"), "{status}: {report}");
+            ensure!(proxy.process().log().contains("latecomer"), "the log does not name it");
             Ok(())
         })?;
-        ensure!(proxy.process().log().contains("latecomer"), "the log does not name it");
         let mut client = proxy.client()?;
         let refused = ask(&mut client, "SET key value")?;
         ensure!(refused.error().is_some_and(|error| error.starts_with("MASTERDOWN")), "{refused:?}");

@@ -4,12 +4,14 @@
     reason = "real processes and plain threads take real time"
 )]
 
+mod attacks;
 mod auth;
 mod bad_input;
 mod before_cluster;
 mod binary_keys;
 mod budgets;
 mod bystanders;
+mod certificates;
 mod check;
 mod clients;
 mod denied;

@@ -142,6 +142,10 @@ fn harm_is_refused(files: &Files, proxy: &Proxy, operator: &mut Client) -> Resul
         ("username = 'app'\nmax-clients = 5\n", "duplicate key"),
         ("node-tls = true\n", "needs --node-tls-ca-file"),
         ("listen = '6379'\n", "takes IP:PORT"),
+        (
+            "allow-cidr = ['192.0.2.0/24']\n",
+            "lock everybody out: --allow-cidr names the address of nobody",
+        ),
     ] {
         files.write(more)?;
         refuses(operator, "PROXY RELOAD", "ERR nothing is changed: ")?;

@@ -26,23 +26,23 @@ use tokio_rustls::rustls::{
 use super::support::{PATIENCE, before, slipring};
 
 /// An authority, and the folder that its certificates are written to.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// A certificate and its key, as files.
-struct Leaf {
-    cert: PathBuf,
-    key: PathBuf,
+pub(crate) struct Leaf {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
 // === impl Authority ===
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
@@ -51,12 +51,12 @@ impl Authority {
         Ok(Self { folder, issuer })
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
     /// A certificate for `name`, written under `name`; it ended long ago if `expired`.
-    fn leaf(&self, file: &str, name: &str, expired: bool) -> Result<Leaf> {
+    pub(crate) fn leaf(&self, file: &str, name: &str, expired: bool) -> Result<Leaf> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
         if expired {
             params.not_after = date_time_ymd(2020, 1, 1);
@@ -74,12 +74,12 @@ impl Authority {
     }
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
 }
 
 /// A client that trusts `ca` and asks for `name`.
-fn connect(
+pub(crate) fn connect(
     to: SocketAddr,
     ca: &Path,
     name: &str,
@@ -105,11 +105,11 @@ fn connect(
     Ok(StreamOwned::new(session, socket))
 }
 
-fn ping(stream: &mut Stream) -> Result<()> {
+pub(crate) fn ping(stream: &mut Stream) -> Result<()> {
     exchange(stream, b"PING\r\n", b"+PONG\r\n")
 }
 
-fn exchange(stream: &mut Stream, request: &[u8], answer: &[u8]) -> Result<()> {
+pub(crate) fn exchange(stream: &mut Stream, request: &[u8], answer: &[u8]) -> Result<()> {
     stream.write_all(request)?;
     stream.flush()?;
     let mut got = vec![0; answer.len()];
@@ -249,7 +249,7 @@ fn said(proxy: &testkit::Proxy, words: &str) -> Result<()> {
 }
 
 /// One node and one sentinel that also listen with TLS, each on a second port, and slipring's flags towards them.
-fn behind_tls(leaf: &Leaf, ca: &Path, name: &str) -> Result<(Cluster, testkit::Proxy)> {
+pub(crate) fn behind_tls(leaf: &Leaf, ca: &Path, name: &str) -> Result<(Cluster, testkit::Proxy)> {
     let (node, sentinel) = (Port::free()?, Port::free()?);
     let lines = |port: &Port| {
         [
