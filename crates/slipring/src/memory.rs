@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use procfs::process::Process;
 use proxy_core::{Memory, Meter, Pressure};
 
 /// How often memory is measured: what all clients together can send meanwhile is what the tenth below the limit is for.
@@ -50,10 +51,12 @@ fn tell(before: Pressure, now: Pressure, memory: &Memory) {
 }
 
 /// What the kernel says that this process has in memory.
-pub(crate) fn resident_bytes() -> Option<usize> {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let resident: usize = pages.split_whitespace().nth(1)?.parse().ok()?;
-    Some(resident * rustix::param::page_size())
+fn resident_bytes() -> Option<usize> {
+    let pages = Process::myself()
+        .and_then(|process| process.statm())
+        .ok()?
+        .resident;
+    usize::try_from(pages * procfs::page_size()).ok()
 }
 
 #[cfg(test)]

@@ -172,7 +172,7 @@ fn memory_is_bounded(proxy: &Proxy) -> Result<()> {
         "{reply:?}"
     );
     says(&mut client, "SET small value", "OK")?;
-    let resident = metric(proxy, "slipring_memory_bytes", &["what=\"resident\""])?;
+    let resident = metric(proxy, "process_resident_memory_bytes", &[])?;
     ensure!(resident < 128e6, "{resident} bytes");
     // Who goes on all the same is closed.
     for hoard in &mut hoards {
