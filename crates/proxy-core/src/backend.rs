@@ -301,7 +301,7 @@ impl Backend {
     }
 
     /// CLIENT UNBLOCK of the connection `id`, over the shared connection that session `turn` uses: behind the answer
-    /// nothing is popped for it. `None`: the node has not heard it, or it was not blocked any more.
+    /// nothing is popped for it. `None`: the node has not heard it.
     pub(crate) async fn cancel(&self, id: i64, turn: u64) -> Option<()> {
         let id = id.to_string();
         let mut request = bytes::BytesMut::new();
@@ -310,7 +310,7 @@ impl Backend {
             &[b"CLIENT", b"UNBLOCK", id.as_bytes(), Way::Error.word()],
         );
         let reply = self.mux(turn).ask(&request, own_shape(b"client")).await?;
-        (&reply[..] == b":1\r\n").then_some(())
+        matches!(&reply[..], b":0\r\n" | b":1\r\n").then_some(())
     }
 
     /// Whether this user may select this database. Nobody in particular gets there by no other way.

@@ -102,6 +102,8 @@ enum Wants {
     Nothing,
     /// Less outstanding than the bounds.
     Room,
+    /// The same, or more unread than the bound.
+    RoomOrExcess,
     /// Nothing in flight: all answered, parked or given back.
     Landed,
     /// Everything answered.
@@ -226,6 +228,14 @@ impl Client {
         hush.take_if(|hush| matches!(hush, Hush::Next(_)));
     }
 
+    /// A blank line, or an empty array, counts as the command whose reply was to be kept back: as on Redis.
+    pub(crate) fn end_skip_with_a_blank(&self) {
+        let state = &mut *self.state.borrow_mut();
+        if state.has(Wants::Settled) {
+            state.hush.take_if(|hush| matches!(hush, Hush::Next(_)));
+        }
+    }
+
     /// All replies are kept from the client.
     #[must_use]
     pub(crate) fn is_hushed(&self) -> bool {
@@ -270,6 +280,11 @@ impl Client {
         self.poll_wanted(cx, Wants::Room)
     }
 
+    /// Ready as soon as there is room, or more is unread than one client may have.
+    pub(crate) fn poll_room_or_excess(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_wanted(cx, Wants::RoomOrExcess)
+    }
+
     fn poll_wanted(&self, cx: &Context<'_>, wants: Wants) -> Poll<()> {
         self.register(cx);
         let state = &mut *self.state.borrow_mut();
@@ -288,12 +303,6 @@ impl Client {
     #[must_use]
     pub(crate) fn in_flight(&self) -> u64 {
         self.state.borrow().in_flight
-    }
-
-    /// Every command has been answered.
-    #[must_use]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.state.borrow().has(Wants::Settled)
     }
 
     /// The client has said something.
@@ -325,6 +334,12 @@ impl Client {
     pub(crate) fn is_idle_since(&self, now: Instant, idle: Duration) -> bool {
         let state = self.state.borrow();
         self.resting.get() && state.has(Wants::Settled) && now.duration_since(state.heard) >= idle
+    }
+
+    /// Bytes that the socket has taken so far.
+    #[must_use]
+    pub(crate) fn taken(&self) -> u64 {
+        self.state.borrow().written
     }
 
     /// Some command has to be sent again.
@@ -380,11 +395,17 @@ impl State {
             Wants::Room => {
                 self.next - self.head < limits::PIPELINE_DEPTH
                     && self.in_flight_bytes < limits::PIPELINE_BYTES
-                    && self.output.len() < limits::OUTPUT_SOFT_BYTES
+                    && !self.is_unread()
             }
+            Wants::RoomOrExcess => self.is_unread() || self.has(Wants::Room),
             Wants::Landed => self.in_flight == 0,
             Wants::Settled => self.head == self.next,
         }
+    }
+
+    /// The client takes its replies more slowly than they come.
+    fn is_unread(&self) -> bool {
+        self.output.len() >= limits::OUTPUT_SOFT_BYTES
     }
 
     fn wake_if_wanted(&mut self) {
@@ -472,7 +493,7 @@ impl State {
         if self.output.is_empty() {
             self.output = BytesMut::new();
         }
-        if self.output.len() < limits::OUTPUT_SOFT_BYTES {
+        if !self.is_unread() {
             if self.rare.is_some() {
                 self.wake_feeders();
             }

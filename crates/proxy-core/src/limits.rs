@@ -55,6 +55,10 @@ pub(crate) const BLOCKED_INPUT_BYTES: usize = 32 << 20;
 /// A client with less output waiting is not closed for the memory that it takes.
 pub(crate) const SHED_BYTES: usize = 64 << 10;
 
+/// Input of one session kept while its client leaves replies unread, so that one which reads only once it has sent all
+/// gets there; past it the socket is not read.
+pub(crate) const UNREAD_INPUT_BYTES: usize = 32 << 20;
+
 /// Commands of an open MULTI kept for a replay on a new primary; past it a failover answers EXECABORT.
 pub(crate) const JOURNAL_BYTES: usize = 1 << 20;
 

@@ -233,7 +233,9 @@ impl Session {
             return Poll::Ready(turn);
         }
         for _ in 0..limits::READS_PER_TURN {
-            ready!(self.client.poll_room(cx));
+            if self.client.poll_room(cx).is_pending() {
+                return self.poll_ahead(cx).map(Turn::Close);
+            }
             let stop = match self.reading {
                 Reading::Unscanned | Reading::LastUnscanned => self.consume_kept(),
                 Reading::Dry => match ready!(self.poll_input(cx)) {
@@ -302,6 +304,7 @@ impl Session {
             used += frame.len;
             if frame.shape == RequestShape::Empty {
                 self.send_group(topology.epoch, group.take(), input, now);
+                self.client.end_skip_with_a_blank();
                 continue;
             }
             let command = Command::new(rest.get(..frame.len).unwrap_or_default(), frame);

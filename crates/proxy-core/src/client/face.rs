@@ -269,7 +269,12 @@ impl Client {
             }
             line.extend_from_slice(name);
             line.push(b'=');
-            match self.value(&face, name, now) {
+            let value = match (&**name, &**theirs) {
+                // Valkey no longer counts the request that asks.
+                (b"qbuf", b"0") => None,
+                _ => self.value(&face, name, now),
+            };
+            match value {
                 Some(value) => line.extend(value),
                 None => line.extend_from_slice(theirs),
             }

@@ -158,7 +158,7 @@ impl Ticket {
     /// Bytes this client has taken so far; how a slow client is told from a stuck one.
     #[must_use]
     pub(crate) fn taken(&self) -> u64 {
-        self.client.state.borrow().written
+        self.client.taken()
     }
 
     /// The client cannot be served any further: its session ends.

@@ -63,27 +63,29 @@ impl Session {
         }))
     }
 
-    /// Ends the session once everything is answered and taken, or a moment has passed.
+    /// Ends the session once everything is answered and taken, or the client has taken nothing for a while.
     pub(super) async fn farewell(&mut self, reason: CloseReason) -> Close {
-        let taken = async {
-            while !self.client.is_settled() {
-                poll_fn(|cx| self.client.poll_landed(cx)).await;
-                Box::pin(self.recover()).await?;
-                poll_fn(|cx| self.client.poll_settled(cx)).await;
-            }
-            poll_fn(|cx| {
-                self.client.register(cx);
-                if self.client.broken().is_some() {
-                    Poll::Ready(())
-                } else {
-                    self.client.poll_flush()
-                }
-            })
-            .await;
-            Ok::<(), Close>(())
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(limits::SLOW_CLIENT_SECS), taken).await;
+        // Ends early where the client can hear nothing more, or must go now.
+        let _ = self.settled().await;
+        let patience = Duration::from_secs(limits::SLOW_CLIENT_SECS);
+        let mut taken = self.client.taken();
+        while tokio::time::timeout(patience, self.flushed()).await.is_err() && self.client.taken() != taken {
+            taken = self.client.taken();
+        }
         Close(reason)
+    }
+
+    /// Waits until the client has taken all its output, or can take no more.
+    async fn flushed(&self) {
+        poll_fn(|cx| {
+            self.client.register(cx);
+            if self.client.broken().is_some() {
+                Poll::Ready(())
+            } else {
+                self.client.poll_flush()
+            }
+        })
+        .await;
     }
 
     /// Waits until everything is answered: a change of mode must not overtake a reply.
@@ -112,7 +114,10 @@ impl Session {
             if let Poll::Ready(close) = self.poll_broken(cx) {
                 return Poll::Ready(Err(close));
             }
-            self.client.poll_room(cx).map(Ok)
+            match self.client.poll_room(cx) {
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => self.poll_ahead(cx).map(|reason| Err(Close(reason))),
+            }
         })
         .await
     }

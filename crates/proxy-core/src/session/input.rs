@@ -74,6 +74,26 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
+    /// A client that leaves replies unread is read on, up to a bound, and nothing of that is looked at: it may be one
+    /// that reads only once it has sent all. Ready if it is gone.
+    #[cold]
+    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        ready!(self.client.poll_room_or_excess(cx));
+        for _ in 0..limits::READS_PER_TURN {
+            if self.client.poll_room(cx).is_ready() {
+                break;
+            }
+            if self.reading.has_ended() || self.input.len() >= limits::UNREAD_INPUT_BYTES {
+                return Poll::Pending;
+            }
+            if let Err(reason) = ready!(self.poll_fill(cx)) {
+                return Poll::Ready(reason);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// `frame` is input again, before all other.
     pub(super) fn put_back(&mut self, frame: &[u8]) {
         let rest = std::mem::replace(&mut self.input, BytesMut::from(frame));
@@ -154,6 +174,7 @@ impl Session {
                         if frame.shape != RequestShape::Empty {
                             return Ok(Ok(Command::new(bytes, frame)));
                         }
+                        self.client.end_skip_with_a_blank();
                         continue;
                     }
                     Ok(None) => self.reading = self.reading.scanned(),

@@ -244,7 +244,7 @@ impl Session {
             let (client, may_leave) = (Rc::clone(&self.client), stream.is_at_rest());
             tokio::select! {
                 biased;
-                request = self.request_or_gone(takes_more, blocked) => match request? {
+                request = self.request_or_gone(takes_more, blocked, stream.owes_answers()) => match request? {
                     Ok(command) => self.take_streamed(stream, command),
                     Err(error) => stream.malformed = Some(error),
                 },
@@ -371,18 +371,27 @@ impl Session {
         }
     }
 
+    /// The client's next request. Who sends no more gets what it is owed first.
     async fn request_or_gone(
         &mut self,
         takes_more: bool,
         blocked: bool,
+        owes_answers: bool,
     ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
-        if takes_more {
-            self.read_request(false).await
+        let ended = if takes_more {
+            match self.read_request(false).await {
+                Err(Close(CloseReason::Client)) if self.client.broken().is_none() => CloseReason::Client,
+                other => return other,
+            }
         } else if blocked {
-            Err(self.gone_while_blocked().await)
+            return Err(self.gone_while_blocked().await);
         } else {
-            Err(self.gone().await)
+            self.gone().await.0
+        };
+        if ended == CloseReason::Client && owes_answers {
+            return Err(self.broken().await);
         }
+        Err(Close(ended))
     }
 
     /// Up to which size replies come whole. Whether the client is to have it, only the whole tells.

@@ -447,3 +447,22 @@ fn a_former_primary_that_thaws_pops_for_nobody() {
         assert!(reply.starts_with(UNKNOWN), "{reply}");
     });
 }
+
+#[test]
+fn who_sends_no_more_gets_what_is_there() {
+    run(async |world| {
+        let mut other = world.client();
+        assert_eq!(other.ask("RPUSH l a b").await, ":2");
+        let mut client = world.client();
+        client.send("BLPOP l 0; BLPOP l 0; INCR n").await;
+        client.end().await;
+        assert_eq!(client.replies(3).await, "[l a] [l b] :1");
+        client.is_closed().await;
+        let mut client = world.client();
+        client.send("BLPOP l 0; INCR n").await;
+        client.end().await;
+        client.is_closed().await;
+        assert_eq!(other.ask("RPUSH l c").await, ":1");
+        assert_eq!(other.ask("INCR n").await, ":2");
+    });
+}

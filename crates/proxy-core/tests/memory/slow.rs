@@ -190,22 +190,86 @@ fn a_large_write_to_a_frozen_primary_ends_with_the_switch() {
 }
 
 #[test]
-fn a_client_that_only_writes_is_not_read_any_more() {
+fn a_client_that_reads_only_once_it_has_sent_all_is_served() {
     run(async |world| {
         world.a.put("x", &[b'v'; 1000]);
         let mut client = world.narrow_client(64 << 10);
         let line = vec!["GET x"; 100].join("; ");
+        for _ in 0..100 {
+            client.send(&line).await;
+        }
+        settle().await;
+        let received = world.metric("slipring_received_bytes_total", "node");
+        assert!(
+            received < 2_500_000.0,
+            "{received} bytes of 10 MB were kept for a client that reads none"
+        );
+        client.send("INCR n").await;
+        for _ in 0..10_000 {
+            assert_eq!(client.frame().await.len(), 1009);
+        }
+        assert_eq!(client.reply().await, ":1");
+    });
+}
+
+#[test]
+fn a_client_that_only_writes_is_not_read_for_ever() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        let mut client = world.narrow_client(64 << 10);
+        client.send("GET big; GET big").await;
+        let key = vec![b'k'; 100_000];
         let writing = async {
-            for _ in 0..100 {
-                client.send(&line).await;
+            for _ in 0..1000 {
+                client.send_words(&[b"GET", &key]).await;
             }
         };
         let stuck = tokio::time::timeout(20 * SECOND, writing).await;
         assert!(
             stuck.is_err(),
-            "10 MB of replies were kept for a client that reads none"
+            "100 MB of requests were kept for a client that reads no reply"
         );
-        let received = world.metric("slipring_received_bytes_total", "node");
-        assert!(received < 2_500_000.0, "{received}");
+        let received = world.metric("slipring_received_bytes_total", "client");
+        assert!((10e6..40e6).contains(&received), "{received}");
+    });
+}
+
+#[test]
+fn a_slow_client_that_has_said_quit_gets_every_byte() {
+    run(async |world| {
+        world.a.put("x", &[b'v'; 1 << 20]);
+        let mut slow = world.narrow_client(64 << 10);
+        let line = vec!["GET x"; 12].join("; ");
+        slow.send(&format!("{line}; QUIT")).await;
+        for _ in 0..12 {
+            sleep(4 * SECOND).await;
+            assert_eq!(slow.frame().await.len(), (1 << 20) + 12);
+        }
+        assert_eq!(slow.reply().await, "+OK");
+        slow.is_closed().await;
+    });
+}
+
+#[test]
+fn a_client_that_has_said_quit_and_takes_nothing_is_closed() {
+    run(async |world| {
+        world.a.put("x", &[b'v'; 500_000]);
+        let mut slow = world.narrow_client(64 << 10);
+        slow.send("GET x; QUIT").await;
+        sleep(15 * SECOND).await;
+        slow.is_closed().await;
+    });
+}
+
+#[test]
+fn quit_waits_for_slow_answers_before_it() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let mut client = world.client();
+        assert_eq!(client.ask("GET x").await, "1");
+        world.a.once("GET x", Fault::Delay(15 * SECOND));
+        client.send("GET x; QUIT").await;
+        assert_eq!(client.replies(2).await, "1 +OK");
+        client.is_closed().await;
     });
 }

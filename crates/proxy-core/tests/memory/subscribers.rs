@@ -211,3 +211,17 @@ fn subscribers_wait_for_a_primary_for_as_long_as_it_takes() {
         assert_eq!(subscriber.reply().await, "[message s m]");
     });
 }
+
+#[test]
+fn who_sends_no_more_gets_what_it_is_owed() {
+    run(async |world| {
+        world
+            .a
+            .once("SUBSCRIBE s", Fault::Delay(Duration::from_millis(50)));
+        let mut client = world.client();
+        client.send("SUBSCRIBE s").await;
+        client.end().await;
+        assert_eq!(client.reply().await, "[subscribe s :1]");
+        client.is_closed().await;
+    });
+}

@@ -58,6 +58,12 @@ impl Client {
             .expect("the proxy keeps the connection");
     }
 
+    /// Sends no more, and still reads.
+    pub async fn end(&mut self) {
+        let ended = self.io.shutdown().await;
+        ended.expect("the proxy keeps the connection");
+    }
+
     /// Sends commands and shows their replies, in brackets of their own: `+OK`, `:1 text`.
     pub async fn ask(&mut self, line: &str) -> String {
         self.send(line).await;

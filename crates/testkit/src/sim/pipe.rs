@@ -62,6 +62,8 @@ struct Pipe {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
+    /// The end sends no more, and still reads.
+    Half,
     Closed,
     Reset,
 }
@@ -190,6 +192,11 @@ impl Pipe {
         !self.blocked && self.end.is_some_and(|(due, _)| due <= Instant::now())
     }
 
+    /// Whoever wrote here reads no more either.
+    fn is_deaf(&self) -> bool {
+        self.has_ended() && self.end.is_some_and(|(_, ending)| ending != Ending::Half)
+    }
+
     fn is_reset(&self) -> bool {
         self.end.is_some_and(|(_, ending)| ending == Ending::Reset)
     }
@@ -198,11 +205,11 @@ impl Pipe {
 // === impl End ===
 
 impl End {
-    fn close(&self) {
+    fn end(&self, ending: Ending) {
         let pipe = &mut *lock(&self.writes);
-        if pipe.end.is_none() {
+        if pipe.end.is_none_or(|(_, before)| before == Ending::Half) {
             let due = pipe.arrival();
-            pipe.end = Some((due, Ending::Closed));
+            pipe.end = Some((due, ending));
             pipe.wake();
         }
     }
@@ -257,7 +264,7 @@ impl AsyncRead for End {
 impl AsyncWrite for End {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         // The peer has closed, and we know.
-        if lock(&self.reads).has_ended() {
+        if lock(&self.reads).is_deaf() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let pipe = &mut *lock(&self.writes);
@@ -284,14 +291,14 @@ impl AsyncWrite for End {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.close();
+        self.end(Ending::Half);
         Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.close();
+        self.end(Ending::Closed);
         let reads = &mut *lock(&self.reads);
         reads.has_reader = false;
         reads.chunks.clear();

@@ -248,10 +248,12 @@ impl Session {
             let arrival = tokio::select! {
                 biased;
                 arrival = held.lease.conn().arrival(limits::REPLY_WHOLE_BYTES) => arrival,
-                close = self.gone_or_broken(waits) => {
+                close = self.gone_or_broken(waits && !passing) => {
                     // A drain that has run out waits for nobody.
-                    if call.unblocks && close.0 != CloseReason::Drain {
-                        self.cancel(stay, &close).await;
+                    if call.unblocks && !passing && close.0 != CloseReason::Drain
+                        && let Some((kind, reply)) = self.cancel(stay, &close).await
+                    {
+                        return Ok(self.take_answer(stay, command, call, kind, reply));
                     }
                     return Err(close);
                 }
@@ -303,24 +305,29 @@ impl Session {
 
     /// The blocked client is gone, and the node is told so in front of all that others push from here on: over their
     /// connection. A node that does not hear it in time, or not from this user, learns it as the lease closes.
-    async fn cancel(&mut self, stay: &mut Stay, close: &Close) {
-        let Some(Blocked { backend, id }) = stay.blocked() else {
-            return;
-        };
-        let Some(HeldLease { mut lease, .. }) = stay.held.take() else {
-            return;
-        };
-        self.client.break_off(close.0);
-        let timeout = self.door.worker.settings.get().node_timeout;
-        let cancelled = async {
-            backend.cancel(id, self.id).await?;
-            let (_, reply) = lease.conn().reply().await.ok()?;
-            (refusal(&reply) == Some(Refusal::Unblocked)).then_some(())
-        };
-        let cancelled = tokio::time::timeout(timeout, cancelled).await;
-        if let (Ok(Some(())), Some(clean)) = (cancelled, Clean::prove(&stay.state)) {
-            lease.release(clean);
+    ///
+    /// A client that has only said that it sends no more still gets what was popped for it before.
+    async fn cancel(&mut self, stay: &mut Stay, close: &Close) -> Option<(ReplyKind, Bytes)> {
+        let Blocked { backend, id } = stay.blocked()?;
+        let mut held = stay.held.take()?;
+        let listens = close.0 == CloseReason::Client && self.client.broken().is_none();
+        if !listens {
+            self.client.break_off(close.0);
         }
+        let timeout = self.door.worker.settings.get().node_timeout;
+        let answered = async {
+            backend.cancel(id, self.id).await?;
+            held.lease.conn().reply().await.ok()
+        };
+        let (kind, reply) = tokio::time::timeout(timeout, answered).await.ok()??;
+        if refusal(&reply) != Some(Refusal::Unblocked) {
+            stay.held = Some(held);
+            return listens.then_some((kind, reply));
+        }
+        if let Some(clean) = Clean::prove(&stay.state) {
+            held.lease.release(clean);
+        }
+        None
     }
 
     /// The lease is lost, with a command sent on it.

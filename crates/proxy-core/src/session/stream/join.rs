@@ -41,7 +41,7 @@ impl Session {
         let making = stream.make_again(lease, &door, node, self.profile.resp, &mut messages);
         let joined = tokio::select! {
             biased;
-            close = self.gone() => return Err(close),
+            close = self.broken() => return Err(close),
             made = tokio::time::timeout(JOIN_TIMEOUT, making) => made,
         };
         self.client.push(&messages);
@@ -130,7 +130,7 @@ impl Session {
         };
         tokio::select! {
             biased;
-            close = self.gone() => Err(close),
+            close = self.broken() => Err(close),
             leased = backend.lease(Budget::Streaming, stream.reason) => Ok(leased.map(|lease| (lease, backend))),
         }
     }

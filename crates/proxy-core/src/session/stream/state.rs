@@ -295,6 +295,11 @@ impl Stream {
         self.passing || !self.executing.is_empty()
     }
 
+    /// The node is going to answer something, whatever others do.
+    pub(super) fn owes_answers(&self) -> bool {
+        !self.pending.is_empty() && !self.pending.iter().any(|pending| pending.command.may_block())
+    }
+
     /// Some command that a former node was sent is not answered yet.
     pub(super) fn is_catching_up(&self) -> bool {
         self.carried > 0
