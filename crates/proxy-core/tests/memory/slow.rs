@@ -239,7 +239,7 @@ fn a_slow_client_that_has_said_quit_gets_every_byte() {
     run(async |world| {
         world.a.put("x", &[b'v'; 1 << 20]);
         let mut slow = world.narrow_client(64 << 10);
-        let line = vec!["GET x"; 12].join("; ");
+        let line = ["GET x"; 12].join("; ");
         slow.send(&format!("{line}; QUIT")).await;
         for _ in 0..12 {
             sleep(4 * SECOND).await;
