@@ -5,14 +5,6 @@
 
 use testkit::sim::run::run;
 
-/// Where the simulator has found something once: a MULTI that was refused, and what came behind it executed alone.
-#[test]
-fn nothing_dreadful_happens_any_more() {
-    for seed in [467, 804] {
-        assert!(run(seed, false).findings.is_empty(), "seed {seed}");
-    }
-}
-
 /// Six tests of fifty seeds, so that they run side by side.
 macro_rules! nothing_dreadful_happens {
     ($($name:ident: $seeds:expr,)+) => {$(

@@ -56,6 +56,9 @@ impl Chaos {
 
     /// Some faults, which may overlap.
     pub async fn rage(&mut self) {
+        if self.world.is_peaceful() {
+            return self.fail_over_in_peace().await;
+        }
         let total = DEEDS.iter().map(|(weight, _)| weight).sum();
         for _ in 0..2 + self.rng.below(5) {
             let mut at = self.rng.below(total);
@@ -67,6 +70,17 @@ impl Chaos {
             (deed.expect("a number below the total").1)(self);
             let most = if self.rng.once_in(3) { 500 } else { 8000 };
             sleep(self.millis(most)).await;
+        }
+    }
+
+    /// Planned failovers, each when the last is over.
+    async fn fail_over_in_peace(&mut self) {
+        for _ in 0..1 + self.rng.below(3) {
+            while !self.world.is_settled() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            self.fail_over();
+            sleep(Duration::from_secs(1) + self.millis(12_000)).await;
         }
     }
 
@@ -324,6 +338,10 @@ impl Chaos {
             "PUBLISH",
             "EVAL",
             "WATCH",
+            "XADD",
+            "XREAD",
+            "WAIT",
+            "CLIENT TRACKING",
         ];
         let primary = self.primary();
         for _ in 0..1 + self.rng.below(4) {

@@ -111,6 +111,16 @@ impl Client {
         }
     }
 
+    /// The connection has ended within a reply of more than `bytes`.
+    pub fn ended_within(&self, bytes: usize) -> bool {
+        let header = self.input.strip_prefix(b"$").unwrap_or_default();
+        let digits = header.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let length = std::str::from_utf8(&header[..digits]).ok();
+        length
+            .and_then(|length| length.parse().ok())
+            .is_some_and(|length: usize| length > bytes)
+    }
+
     /// Nothing comes for `long`.
     pub async fn hears_nothing_for(&mut self, long: Duration) {
         if let Ok(frame) = timeout(long, self.frame_or_end()).await {

@@ -1,5 +1,6 @@
 //! The commands of a fake node that are about more than keys: AUTH, MULTI, SUBSCRIBE, what blocks.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -29,6 +30,8 @@ pub(super) enum Wish {
     Move { from: Key, to: Key },
     /// What a stream has past this number.
     Read { key: Key, after: u64 },
+    /// So many replicas that have so much of the stream.
+    Replicas { count: usize, offset: u64 },
 }
 
 /// A command that does to a replica's keys what was done here.
@@ -70,6 +73,13 @@ impl State {
         if name == "exec" {
             return Answer::Reply(self.exec(id));
         }
+        if name == "replconf" {
+            let offset = args.get(2).and_then(|offset| std::str::from_utf8(offset).ok());
+            self.connection(id).acknowledged =
+                offset.and_then(|offset| offset.parse().ok()).unwrap_or_default();
+            self.serve_waiters();
+            return Answer::Reply(out);
+        }
         if let Some(refusal) = self.refusal(args) {
             self.connection(id).spoiled |= queues;
             write::error(&mut out, refusal);
@@ -86,6 +96,9 @@ impl State {
         if command.may_block() {
             return self.block(id, name, args);
         }
+        if name == "wait" {
+            return self.wait(id, args);
+        }
         if name == "quit" {
             return Answer::Close;
         }
@@ -101,6 +114,10 @@ impl State {
         if let Some(reply) = applied {
             if parse(args).spec().flags.contains(CommandFlags::WRITE) || name == "eval" {
                 self.propagate(db, args);
+                self.note_written(id);
+                self.invalidate();
+            } else if name == "get" {
+                self.track(id, (db, args[1].clone()));
             }
             self.serve_waiters();
             return reply;
@@ -143,7 +160,11 @@ impl State {
             "wait" => write::integer(&mut out, 1),
             "role" => self.role(&mut out),
             "psync" => self.admit_replica(id, &mut out),
-            "publish" => write::integer(&mut out, self.publish(&args[1], &args[2])),
+            "publish" => {
+                // It reaches replicas, too.
+                self.note_written(id);
+                write::integer(&mut out, self.publish(&args[1], &args[2]));
+            }
             "subscribe" | "psubscribe" | "unsubscribe" | "punsubscribe" => {
                 self.subscribe(id, name, &args[1..], &mut out);
             }
@@ -205,9 +226,15 @@ impl State {
                 connection.resp3 = false;
                 connection.channels.clear();
                 connection.patterns.clear();
+                connection.tracked = None;
                 write::simple(out, "RESET");
             }
-            "client|tracking" | "client|caching" => write::simple(out, "OK"),
+            "client|tracking" => {
+                let on = args[2].eq_ignore_ascii_case(b"on");
+                self.connection(id).tracked = on.then(BTreeMap::new);
+                write::simple(out, "OK");
+            }
+            "client|caching" => write::simple(out, "OK"),
             "client|id" => write::integer(out, id.cast_signed()),
             "client|unblock" => {
                 let whom: u64 = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();
@@ -246,6 +273,56 @@ impl State {
                     String::from_utf8_lossy(&args[0])
                 ),
             ),
+        }
+    }
+
+    /// WAIT covers what this connection has written.
+    fn wait(&mut self, id: u64, args: &[Bytes]) -> Answer {
+        let number = |at: usize| std::str::from_utf8(&args[at]).unwrap().parse::<u64>().unwrap();
+        let (count, millis) = (number(1) as usize, number(2));
+        let offset = self.connection(id).written;
+        if let Some(reply) = self.vouched(count, offset) {
+            return Answer::Reply(BytesMut::from(&reply[..]));
+        }
+        Answer::Block {
+            wish: Wish::Replicas { count, offset },
+            until: (millis > 0).then(|| Instant::now() + Duration::from_millis(millis)),
+            none: Bytes::from_static(b":0\r\n"),
+        }
+    }
+
+    fn note_written(&mut self, id: u64) {
+        let offset = self.offset();
+        self.connection(id).written = offset;
+    }
+
+    /// Connection `id` has just read a key, and may be told when that changes.
+    fn track(&mut self, id: u64, key: Key) {
+        let touched = self.data.borrow().touched(&key);
+        if let Some(tracked) = &mut self.connection(id).tracked {
+            tracked.insert(key, touched);
+        }
+    }
+
+    /// Whoever has read what has been touched since is told so, once.
+    fn invalidate(&mut self) {
+        let data = self.data.borrow();
+        for connection in self.connections.values_mut() {
+            let Some(tracked) = &mut connection.tracked else {
+                continue;
+            };
+            tracked.retain(|key, seen| {
+                let stays = data.touched(key) == *seen;
+                if !stays {
+                    let mut out = BytesMut::new();
+                    write::push_header(&mut out, connection.resp3, 2);
+                    write::bulk(&mut out, Some(b"invalidate"));
+                    write::array_header(&mut out, 1);
+                    write::bulk(&mut out, Some(&key.1));
+                    let _ = connection.out.send(Out::Bytes(out.freeze(), Instant::now()));
+                }
+                stays
+            });
         }
     }
 
@@ -295,6 +372,7 @@ impl State {
                 out.extend_from_slice(&reply);
             }
             self.end_block();
+            self.note_written(id);
         }
         out
     }
@@ -343,6 +421,7 @@ impl State {
             for (db, args) in effects {
                 self.propagate(db, &args);
             }
+            self.note_written(id);
             self.serve_waiters();
             return Answer::Reply(BytesMut::from(&reply[..]));
         }
@@ -443,6 +522,7 @@ impl Wish {
                 effects.push((to.0, push.to_vec()));
             }
             Self::Read { key, after } => return Some((data.read_stream(key, *after)?, effects)),
+            Self::Replicas { .. } => return None,
         }
         Some((out.freeze(), effects))
     }

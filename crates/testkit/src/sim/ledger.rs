@@ -134,7 +134,10 @@ impl Ledger {
                 }
                 _ => {}
             }
-            let Some(place) = place else { continue };
+            // Of whom nobody knows what became, it may be executed late: once its node comes to it.
+            let Some(place) = place.filter(|_| *fate != Fate::Unknown) else {
+                continue;
+            };
             let session = id.split('-').next().unwrap_or_default().to_owned();
             let before = last.insert(session, place);
             if before.is_some_and(|before| before > place) {

@@ -319,6 +319,9 @@ impl Node {
             owner: None,
             channels: BTreeSet::new(),
             patterns: BTreeSet::new(),
+            tracked: None,
+            written: 0,
+            acknowledged: 0,
             out,
             cut,
         };

@@ -119,6 +119,21 @@ impl State {
         }
     }
 
+    /// Bytes of the stream so far.
+    pub(super) fn offset(&self) -> u64 {
+        self.replication.offset
+    }
+
+    /// WAIT's answer, once `count` replicas have said that they have the first `offset` bytes of the stream.
+    pub(super) fn vouched(&self, count: usize, offset: u64) -> Option<Bytes> {
+        let followers = self.replication.followers.iter();
+        let connections = followers.filter_map(|follower| self.connections.get(follower));
+        let having = connections
+            .filter(|connection| connection.acknowledged >= offset)
+            .count();
+        (having >= count).then(|| Bytes::from(format!(":{having}\r\n")))
+    }
+
     /// PSYNC over connection `id`.
     pub(super) fn admit_replica(&mut self, id: u64, out: &mut BytesMut) {
         if self.replication.following.is_some() {
@@ -334,6 +349,7 @@ impl Node {
         *self.state().data.borrow_mut() = snapshot;
         self.state().replication.offset = offset.parse().unwrap();
         self.set_linked(true);
+        self.acknowledge(&mut stream).await?;
         let mut scan = RequestScan::default();
         loop {
             while let Some(found) = scan
@@ -343,11 +359,19 @@ impl Node {
                 self.thawed().await;
                 let frame = input.split_to(found.len).freeze();
                 self.state().apply(&Command::new(frame, found));
+                self.acknowledge(&mut stream).await?;
             }
             if stream.read_buf(&mut input).await? == 0 {
                 return Ok(());
             }
         }
+    }
+
+    async fn acknowledge(&self, stream: &mut End) -> io::Result<()> {
+        let mut out = BytesMut::new();
+        let offset = self.offset().to_string();
+        write::command(&mut out, &[b"REPLCONF", b"ACK", offset.as_bytes()]);
+        stream.write_all(&out).await
     }
 
     fn set_linked(&self, linked: bool) {

@@ -182,7 +182,7 @@ async fn listen(world: &Rc<World>) {
         if session == "end" {
             return;
         }
-        let number = number.parse().unwrap_or(0);
+        let number = number.trim_end_matches("@app").parse().unwrap_or(0);
         if let Some(before) = seen.insert(session.to_owned(), number)
             && before >= number
         {

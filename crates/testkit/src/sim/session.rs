@@ -1,5 +1,10 @@
 //! A client that remembers what it asked for, and what each answer allows.
 
+mod events;
+mod manner;
+
+pub use manner::USER;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,9 +18,17 @@ use super::reply::show;
 use super::rng::Rng;
 use super::trace;
 use super::world::World;
+use events::Events;
+use manner::Manner;
 
 /// How long any reply may take: longer than a command is held.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What makes a value large, and is of no other meaning.
+const PADDING: char = '.';
+
+/// More than travels on a shared connection.
+const LARGE_BYTES: usize = 270 << 10;
 
 /// One client, from its connection to its end.
 pub struct Session {
@@ -31,6 +44,8 @@ pub struct Session {
     numbers: u64,
     keys: BTreeMap<u64, Known>,
     counter: Counter,
+    manner: Manner,
+    events: Events,
     /// What it has put into its own queue, and whether it got that out again.
     queued: BTreeMap<String, Option<u64>>,
 }
@@ -60,7 +75,11 @@ struct Counter {
 /// What was asked.
 enum Asked {
     Set(u64, String),
+    /// More than is ever kept.
+    Large(u64, String),
     Get(u64),
+    /// A key that others write.
+    Peek(u64),
     Push(String),
     Script(String, bool),
     Incr,
@@ -72,6 +91,13 @@ enum Asked {
     Pop,
     Job(String),
     Work,
+    /// XADD
+    Add(String),
+    /// XREAD BLOCK, from this number on.
+    Read(u64),
+    /// A write, and WAIT for its replicas.
+    Keep(String),
+    Vouch,
 }
 
 /// The connection is of no more use.
@@ -96,12 +122,17 @@ impl Session {
             numbers: 0,
             keys: BTreeMap::new(),
             counter: Counter::default(),
+            manner: Manner::default(),
+            events: Events::default(),
             queued: BTreeMap::new(),
         }
     }
 
     /// Asks and checks until all is calm and it has been served after that. False: it hung up half way.
     pub async fn live(&mut self) -> bool {
+        if self.introduce().await.is_err() {
+            return false;
+        }
         while !self.world.is_calm() {
             let heard = match self.rng.below(6) {
                 0 => self.transact().await,
@@ -151,7 +182,7 @@ impl Session {
     }
 
     fn foresee(&mut self, asked: &Asked) {
-        if let Asked::Set(key, value) | Asked::Block(key, value, _) = asked {
+        if let Asked::Set(key, value) | Asked::Large(key, value) | Asked::Block(key, value, _) = asked {
             self.known(*key).ever.insert(value.clone());
         }
     }
@@ -174,7 +205,7 @@ impl Session {
     }
 
     async fn send(&mut self, line: &str) -> Heard<(u64, Instant)> {
-        trace::note(|| format!("{} > {line}", self.name));
+        trace::note(|| format!("{} > {}", self.name, &line[..line.len().min(400)]));
         let stamp = self.world.stamp();
         if !self.client.try_send(line).await {
             blame(
@@ -187,13 +218,22 @@ impl Session {
     }
 
     async fn reply(&mut self) -> Heard<String> {
-        match timeout(PATIENCE, self.client.frame_or_end()).await {
-            Ok(Some(frame)) => {
-                let shown = show(&frame);
-                trace::note(|| format!("{} < {shown}", self.name));
+        let mut heard = timeout(PATIENCE, self.client.frame_or_end()).await;
+        while let Ok(Some(frame)) = &heard {
+            let shown = show(frame).trim_end_matches(PADDING).to_owned();
+            trace::note(|| format!("{} < {shown}", self.name));
+            if !frame.starts_with(b">") {
+                self.check_protocol(frame, &shown);
                 self.heard = [self.heard[1], Instant::now()];
-                Ok(shown)
+                return Ok(shown);
             }
+            self.take_push(&shown);
+            heard = timeout(PATIENCE, self.client.frame_or_end()).await;
+        }
+        match heard {
+            Ok(Some(_)) => unreachable!("frames have been seen to"),
+            // A reply that is passed on as it comes has no other end.
+            Ok(None) if self.client.ended_within(LARGE_BYTES) => Err(HungUp),
             Ok(None) => {
                 blame(
                     Dread::Stall,
@@ -213,12 +253,12 @@ impl Session {
 
     fn id(&mut self) -> String {
         self.numbers += 1;
-        format!("{}-{}", self.name, self.numbers)
+        format!("{}-{}{}", self.name, self.numbers, self.manner.mark)
     }
 
     fn choose(&mut self) -> Asked {
         let key = self.rng.below(2);
-        match self.rng.below(16) {
+        match self.rng.below(20) {
             0 | 1 => Asked::Set(key, self.id()),
             2 | 3 => Asked::Get(key),
             4 | 5 => Asked::Push(self.id()),
@@ -230,7 +270,14 @@ impl Session {
             12 => Asked::Queue(self.id()),
             13 => Asked::Pop,
             14 => Asked::Job(self.id()),
-            _ => Asked::Work,
+            15 => Asked::Work,
+            16 => Asked::Add(self.id()),
+            17 => Asked::Read(self.read_from()),
+            18 if self.rng.once_in(2) => Asked::Keep(self.id()),
+            18 => Asked::Vouch,
+            _ if self.tracks() => Asked::Peek(key),
+            _ if self.rng.once_in(4) => Asked::Large(key, self.id()),
+            _ => Asked::Get(key),
         }
     }
 
@@ -238,7 +285,12 @@ impl Session {
         let name = self.name.clone();
         match asked {
             Asked::Set(key, value) => format!("SET {name}:{key} {value}"),
+            Asked::Large(key, value) => {
+                let padding = String::from(PADDING).repeat(LARGE_BYTES);
+                format!("SET {name}:{key} {value}{padding}")
+            }
             Asked::Get(key) => format!("GET {name}:{key}"),
+            Asked::Peek(key) => format!("GET cas:{key}"),
             Asked::Push(id) => format!("RPUSH log {id}"),
             Asked::Script(id, false) => format!("EVAL push 1 log {id}"),
             Asked::Script(id, true) => format!("EVAL push-then-refuse 1 log {id}"),
@@ -252,6 +304,10 @@ impl Session {
             Asked::Pop => format!("BLPOP {name}:q 0.1"),
             Asked::Job(id) => format!("RPUSH jobs {id}"),
             Asked::Work => "BLPOP jobs 0.4".to_owned(),
+            Asked::Add(id) => format!("XADD {name}:x * f {id}"),
+            Asked::Read(from) => format!("XREAD BLOCK 100 STREAMS {name}:x {from}-0"),
+            Asked::Keep(id) => format!("RPUSH {name}:w {id}"),
+            Asked::Vouch => "WAIT 1 100".to_owned(),
         }
     }
 
@@ -270,11 +326,22 @@ impl Session {
                 self.note_set(key, value, fate, stamp);
                 self.note(id, fate, at);
             }
-            Asked::Set(key, value) => {
+            Asked::Set(key, value) | Asked::Large(key, value) => {
                 let fate = self.fate(&shown, "+OK");
                 self.note_set(key, value, fate, stamp);
             }
             Asked::Get(key) => self.check_get(key, shown, stamp),
+            Asked::Peek(_) if shown.starts_with('-') => {
+                self.fate(&shown, "a value");
+            }
+            Asked::Peek(key) => self.keep(&format!("cas:{key}"), &shown),
+            Asked::Add(id) => self.note_added(id, &shown, stamp),
+            Asked::Read(from) => self.check_read(from, &shown),
+            Asked::Keep(id) => {
+                let fate = self.fate(&shown, ":");
+                self.note_kept(id, fate, stamp);
+            }
+            Asked::Vouch => self.check_vouched(&shown),
             Asked::Push(id) => {
                 let fate = self.fate(&shown, ":");
                 self.note(id, fate, at);
@@ -385,6 +452,7 @@ impl Session {
             self.step("UNWATCH", "+OK").await?;
             return Ok(());
         }
+        self.keep(&key, &seen);
         let seen = seen.split('|').next().unwrap_or_default().to_owned();
         let pause = Duration::from_millis(self.rng.below(40));
         sleep(pause).await;
@@ -429,6 +497,12 @@ impl Session {
     /// What a reply says of a command whose good reply starts with `good`.
     fn fate(&self, shown: &str, good: &str) -> Fate {
         let fate = Fate::of(shown, good);
+        if fate != Fate::Done && self.world.is_peaceful() {
+            blame(
+                Dread::Stall,
+                format!("{}: {shown}, though failovers are planned", self.name),
+            );
+        }
         if fate == Fate::Done && !shown.starts_with(good) {
             blame(
                 Dread::Misdelivered,
@@ -477,6 +551,7 @@ impl Session {
             return;
         }
         let (name, elsewhere, now) = (self.name.clone(), self.elsewhere, self.world.stamp());
+        self.keep(&format!("{name}:{key}"), &shown);
         let known = self.known(key);
         if !known.ever.contains(&shown) {
             return blame(

@@ -69,6 +69,12 @@ pub(super) struct Connection {
     pub(super) owner: Option<String>,
     pub(super) channels: BTreeSet<Bytes>,
     pub(super) patterns: BTreeSet<Bytes>,
+    /// What it has read since CLIENT TRACKING ON, and when that was touched last.
+    pub(super) tracked: Option<BTreeMap<Key, u64>>,
+    /// Bytes of the stream behind its last write.
+    pub(super) written: u64,
+    /// Bytes of the stream that it has: it is a replica's.
+    pub(super) acknowledged: u64,
     pub(super) out: mpsc::UnboundedSender<Out>,
     pub(super) cut: CancellationToken,
 }
@@ -135,6 +141,7 @@ impl State {
         let line = self.line(id, args);
         self.check_compare_and_set(&line);
         self.check_owner(&line);
+        self.check_user(&line);
         self.executed.push(line);
     }
 
@@ -161,6 +168,21 @@ impl State {
         }
     }
 
+    /// What a session makes up tells as whom it speaks: `s7-12@app`, or `s7-12` of whom nobody knows.
+    fn check_user(&mut self, line: &Line) {
+        for word in line.text.split(' ') {
+            let made_up = word.split('|').next().unwrap_or_default().trim_end_matches('.');
+            if made_up.split_once('-').is_none() || session_of(made_up).is_none() {
+                continue;
+            }
+            let user = made_up.split_once('@').map_or("default", |(_, user)| user);
+            if user != line.user {
+                self.complaints
+                    .push(format!("{} was executed as {}", line.text, line.user));
+            }
+        }
+    }
+
     /// A connection with a transaction or a watched key is one session's.
     pub(super) fn check_owner(&mut self, line: &Line) {
         let connection = self.connection(line.connection);
@@ -184,7 +206,12 @@ impl State {
     pub(super) fn serve_waiters(&mut self) {
         let mut at = 0;
         while at < self.waiters.len() {
-            let granted = self.waiters[at].wish.grant(&mut self.data.borrow_mut());
+            let granted = match self.waiters[at].wish {
+                Wish::Replicas { count, offset } => {
+                    self.vouched(count, offset).map(|reply| (reply, Vec::new()))
+                }
+                ref wish => wish.grant(&mut self.data.borrow_mut()),
+            };
             match granted {
                 Some((reply, effects)) => {
                     let waiter = self.waiters.remove(at);

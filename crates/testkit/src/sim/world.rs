@@ -17,6 +17,7 @@ use super::node::Node;
 use super::replication::forget_snapshots;
 use super::rng::Rng;
 use super::sentinel::{MASTER, Sentinel};
+use super::session::USER;
 use super::task::spawn;
 use super::trace;
 
@@ -36,6 +37,7 @@ pub struct World {
     troubled: Cell<Option<Instant>>,
     /// The faults are over.
     calm: Cell<bool>,
+    peaceful: bool,
     names: Cell<u64>,
 }
 
@@ -64,6 +66,8 @@ impl World {
                 Node::start(&network, HostPort::new(&format!("n{number}"), 6379), data)
             })
             .collect();
+        let (user, password) = USER;
+        nodes.iter().for_each(|node| node.require(user, password));
         let first = nodes[0].address().clone();
         nodes[1..].iter().for_each(|node| node.replicate(&first));
         let sentinels: Vec<_> = (1..=3)
@@ -126,6 +130,7 @@ impl World {
             published,
             troubled: Cell::new(None),
             calm: Cell::new(false),
+            peaceful: rng.once_in(10),
             names: Cell::new(0),
         }
     }
@@ -230,6 +235,12 @@ impl World {
     #[must_use]
     pub fn is_calm(&self) -> bool {
         self.calm.get()
+    }
+
+    /// There are planned failovers, one at a time, and nothing goes wrong: nobody gets an error.
+    #[must_use]
+    pub fn is_peaceful(&self) -> bool {
+        self.peaceful
     }
 
     /// From here on nothing goes wrong any more.
