@@ -41,6 +41,7 @@ impl Dial for TcpDial {
             let stream = tokio::time::timeout(self.timeout, attempt).await??;
             stream.set_nodelay(true)?;
             set_keepalive(&stream, KEEPALIVE)?;
+            unpace(&socket2::SockRef::from(&stream), stream.peer_addr()?);
             Ok(Box::new(stream) as BoxIo)
         })
     }
@@ -62,6 +63,7 @@ impl TcpListen {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
+        unpace(&socket2::SockRef::from(&socket), address);
         socket.listen(4096)?;
         Self::from_std(socket.into())
     }
@@ -125,6 +127,15 @@ impl Incoming for TcpIncoming {
     }
 }
 
+/// Between processes of one machine there is no congestion, and an algorithm that paces what it sends (bbr) costs a third of
+/// a large value in timers. Sockets inherit it from the one that they are accepted on.
+fn unpace(socket: &socket2::SockRef<'_>, with: SocketAddr) {
+    if with.ip().to_canonical().is_loopback() {
+        // Where it is refused, the system's own algorithm serves.
+        let _ = socket.set_tcp_congestion(b"reno");
+    }
+}
+
 /// As Redis does it: the first probe after `time`, then three at a third of that.
 fn set_keepalive(stream: &TcpStream, time: Duration) -> io::Result<()> {
     if time.is_zero() {
@@ -136,4 +147,40 @@ fn set_keepalive(stream: &TcpStream, time: Duration) -> io::Result<()> {
         .with_interval(whole(time / 3))
         .with_retries(3);
     socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+
+    use super::*;
+
+    /// Without the zeros that the kernel fills it up with.
+    fn congestion(socket: &socket2::SockRef<'_>) -> String {
+        let name = socket.tcp_congestion().unwrap();
+        String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned()
+    }
+
+    #[tokio::test]
+    async fn what_stays_on_this_machine_is_not_paced() {
+        let listen = TcpListen::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let dial = TcpDial {
+            timeout: Duration::from_secs(30),
+        };
+        let address = listen.address().inet().unwrap();
+        let dialled = dial
+            .dial(&HostPort::new("127.0.0.1", address.port()))
+            .await
+            .unwrap();
+        let dialled = (&*dialled as &dyn Any).downcast_ref::<TcpStream>().unwrap();
+        assert_eq!(congestion(&dialled.into()), "reno");
+        let accepted = loop {
+            match listen.socket.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(congestion(&(&accepted).into()), "reno");
+    }
 }

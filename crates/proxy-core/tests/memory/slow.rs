@@ -149,13 +149,33 @@ fn a_large_request_travels_on_a_connection_of_its_own() {
 fn half_a_request_stalls_nobody() {
     run(async |world| {
         let (mut half, mut other) = (world.client(), world.client());
-        half.send_bytes(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\nhalf")
-            .await;
-        settle().await;
-        assert_eq!(other.ask("INCR n").await, ":1");
+        let request = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\nhalf";
+        for (byte, asked) in request.iter().zip(1..) {
+            half.send_bytes(&[*byte]).await;
+            let started = Instant::now();
+            assert_eq!(other.ask("INCR n").await, format!(":{asked}"));
+            assert!(started.elapsed() < SECOND / 50, "{:?}", started.elapsed());
+            sleep(SECOND).await;
+        }
         drop(half);
         settle().await;
         assert_eq!(world.a.received("SET").len(), 0);
+    });
+}
+
+#[test]
+fn a_deep_pipeline_has_its_turn_and_no_more() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let (mut deep, mut other) = (world.narrow_client(8 << 20), world.client());
+        assert_eq!(deep.ask("GET x").await, "1");
+        deep.send(&vec!["GET x"; 50_000].join("; ")).await;
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let ahead = world.a.executed("GET x").len();
+        assert!(ahead < 5_000, "{ahead} commands of another came first");
+        for _ in 0..50_000 {
+            assert_eq!(deep.reply().await, "1");
+        }
     });
 }
 
