@@ -17,11 +17,11 @@ on_each_server! {
             .sentinel_login(Login::password("sentinel-secret"))
             .start()?;
         for node in &cluster.shard().nodes {
-            node.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
+            node.command(&words("ACL SETUSER reader on >only-reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
             node.command(&words("ACL SETUSER resident on >stays ~* &* +@all -select"))?;
         }
         let plain = Node::builder(flavor.server()?).login(Some(login)).start()?;
-        plain.command(&words("ACL SETUSER reader on >reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
+        plain.command(&words("ACL SETUSER reader on >only-reads ~* &* +@read +@connection -@dangerous +acl|whoami"))?;
         let ours = || {
             slipring()
                 .sentinels(&cluster)
@@ -36,7 +36,7 @@ on_each_server! {
         by_our_list(ours())?;
         let none = ours().flag("--client-auth", "none").start()?;
         unasked(&none)?;
-        let mut clients = [logged_in(&passthrough, "AUTH reader reads")?, none.client()?, proxy.client()?];
+        let mut clients = [logged_in(&passthrough, "AUTH reader only-reads")?, none.client()?, proxy.client()?];
         says(&mut clients[2], "AUTH for-slipring", "OK")?;
         says(&mut clients[1], "SET kept value", "OK")?;
         let mut resident = logged_in(&passthrough, "AUTH open-sesame")?;
@@ -60,7 +60,7 @@ on_each_server! {
         says(&mut logged_in(&passthrough, "AUTH open-sesame")?, "SET kept again", "OK")?;
         for proxy in [&passthrough, &proxy, &none] {
             let shown = format!("{}{}{}", proxy.process().log(), proxy.metrics()?, proxy.get("/topology")?.1);
-            for secret in [PASSWORD, "sentinel-secret", "for-slipring", "reads"] {
+            for secret in [PASSWORD, "sentinel-secret", "for-slipring", "only-reads"] {
                 ensure!(!shown.contains(secret), "{secret} is told in a log, a metric or the topology");
             }
         }
@@ -160,7 +160,7 @@ fn by_the_nodes_word(proxy: &Proxy, plain: &Node) -> Result<()> {
         AUTH wrong
         SET key value
         ACL WHOAMI
-        AUTH reader reads
+        AUTH reader only-reads
         GET key
         SET key other
         ACL WHOAMI
@@ -213,7 +213,7 @@ fn side_by_side(proxy: &Proxy) -> Result<()> {
         .map(|_| logged_in(proxy, &format!("AUTH {PASSWORD}")))
         .collect::<Result<Vec<_>>>()?;
     let mut readers = (0..4)
-        .map(|_| logged_in(proxy, "AUTH reader reads"))
+        .map(|_| logged_in(proxy, "AUTH reader only-reads"))
         .collect::<Result<Vec<_>>>()?;
     let mut nobody = proxy.client()?;
     for round in 0..25 {
@@ -295,7 +295,7 @@ fn by_our_list(builder: ProxyBuilder) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let at = |name: &str| folder.path().join(name).display().to_string();
     let hash = "#2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
-    std::fs::write(at("reads"), "reads\n")?;
+    std::fs::write(at("reads"), "only-reads\n")?;
     std::fs::write(
         at("users.toml"),
         format!(
@@ -307,7 +307,7 @@ fn by_our_list(builder: ProxyBuilder) -> Result<()> {
     let proxy = builder.flag("--users-file", &at("users.toml")).start()?;
     let mut client = proxy.client()?;
     refuses(&mut client, "GET key", "NOAUTH Authentication required.")?;
-    for line in ["AUTH secret", "AUTH web wrong", "AUTH reader reads"] {
+    for line in ["AUTH secret", "AUTH web wrong", "AUTH reader only-reads"] {
         refuses(&mut client, line, "WRONGPASS")?;
     }
     says(&mut client, "AUTH web secret", "OK")?;
