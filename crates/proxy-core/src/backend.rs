@@ -1,5 +1,6 @@
 //! One node under one Profile: its muxes and its pools of leases.
 
+pub(crate) mod by_hand;
 pub(crate) mod conn;
 pub(crate) mod fleet;
 pub(crate) mod learned;
@@ -19,6 +20,7 @@ use resp_codec::{Class, CommandSpec, Refusal, ReplyKind, refusal, write};
 use sentinel_watcher::{Credentials, Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
 
+use crate::backend::by_hand::ByHand;
 use crate::backend::conn::{Conn, ConnectError, Counted};
 use crate::backend::learned::Learned;
 use crate::backend::lease::{Budget, Lease, LeaseError, LeasePool, NodeManager};
@@ -59,6 +61,8 @@ pub(crate) struct Link {
     pub(crate) revoked: Rc<RefCell<BTreeSet<Credentials>>>,
     /// Until when a new primary's lack of replicas is waited out.
     pub(crate) settling_until: Rc<Cell<Option<Instant>>>,
+    /// Whether the primary follows another node because a client said so.
+    pub(crate) by_hand: Arc<ByHand>,
     pub(crate) timeline: Arc<Timeline>,
     /// A new primary that has not answered a write yet.
     pub(crate) unwritten: Cell<bool>,
@@ -171,6 +175,9 @@ impl Link {
 
     /// The node's entry check refused a command for a reason that passes: `error` is the whole error reply.
     pub(crate) fn may_wait_out(&self, refusal: Refusal, error: &[u8]) -> bool {
+        if self.by_hand.holds(&self.node) {
+            return false;
+        }
         match refusal {
             Refusal::Readonly | Refusal::Loading | Refusal::MasterDown => true,
             // A new primary has no replicas for a moment; an old one that has none is the operator's affair.

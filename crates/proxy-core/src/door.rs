@@ -10,6 +10,7 @@ use sentinel_watcher::Epoch;
 use tokio::time::Instant;
 
 use crate::backend::NodeKey;
+use crate::backend::by_hand::ByHand;
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
 use crate::backend::scripts::ScriptStore;
@@ -73,6 +74,7 @@ pub(crate) struct Master {
     pub(crate) census: Arc<Census>,
     pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) by_hand: Arc<ByHand>,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) findings: Arc<Findings>,
 }
@@ -193,6 +195,7 @@ impl Master {
             census: Arc::default(),
             scripts: Arc::default(),
             streams: Arc::default(),
+            by_hand: Arc::default(),
             findings: Arc::new(findings),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(metrics))),
         }

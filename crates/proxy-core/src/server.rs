@@ -392,6 +392,7 @@ impl Running {
                 health: upstream.health.clone(),
                 cells: Arc::clone(&cells),
                 scratch: Rc::clone(&state.scratch),
+                by_hand: Arc::clone(&shared.by_hand),
                 timeline: Arc::clone(&shared.timeline),
                 quiet: upstream.steering.quiet_place(),
                 scripts,

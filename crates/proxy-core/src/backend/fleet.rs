@@ -17,6 +17,7 @@ use sentinel_watcher::{
 };
 use tokio::time::Instant;
 
+use crate::backend::by_hand::ByHand;
 use crate::backend::conn::ConnectError;
 use crate::backend::learned::Learned;
 use crate::backend::profile::{Profile, Resp};
@@ -53,6 +54,7 @@ pub(crate) struct FleetParts {
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
     pub(crate) health: HealthFeed,
     pub(crate) timeline: Arc<Timeline>,
+    pub(crate) by_hand: Arc<ByHand>,
     pub(crate) quiet: QuietPlace,
     pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) lookout: Option<Rc<Lookout>>,
@@ -71,6 +73,8 @@ pub(crate) struct Fleet {
     revoked: Rc<RefCell<BTreeSet<Credentials>>>,
     /// What the primary postpones.
     paused: Cell<Option<Pause>>,
+    /// The primary follows another node because a client said so, and the watcher has seen it.
+    follows: Cell<bool>,
     /// The primary answers NOAUTH to nobody.
     grants: Cell<Grants>,
     scripts: Scripts,
@@ -111,6 +115,7 @@ impl Fleet {
             led: Cell::new(false),
             revoked: Rc::default(),
             paused: Cell::new(None),
+            follows: Cell::new(false),
             grants: Cell::default(),
         })
     }
@@ -361,6 +366,7 @@ impl Fleet {
             scratch: Rc::clone(&parts.scratch),
             revoked: Rc::clone(&self.revoked),
             settling_until: Rc::clone(&self.settling_until),
+            by_hand: Arc::clone(&parts.by_hand),
             timeline: Arc::clone(&parts.timeline),
             unwritten: Cell::new(key.term.is_some()),
             scripts: RefCell::default(),
@@ -378,6 +384,7 @@ impl Fleet {
     }
 
     fn apply(self: &Rc<Self>, newest: Arc<Topology>) {
+        let newest = self.as_told(newest);
         let before = std::mem::replace(&mut *self.topology.borrow_mut(), newest);
         let gone = {
             let topology = self.topology();
@@ -419,6 +426,29 @@ impl Fleet {
             self.parts.timeline.fenced(primary.term, Instant::now());
         }
         self.applied.raise();
+    }
+
+    /// Nobody waits for a primary that a client has made a replica: as on Redis, it is asked, and says so.
+    fn as_told(&self, newest: Arc<Topology>) -> Arc<Topology> {
+        let shard = newest.shard(0);
+        let primary = shard.primary.as_ref().map(key_of);
+        let by_hand = primary.is_some_and(|primary| self.parts.by_hand.holds(&primary));
+        match shard.phase {
+            Phase::Moving if by_hand => {
+                self.follows.set(true);
+                let shard = Shard {
+                    phase: Phase::Serving,
+                    ..shard.clone()
+                };
+                Arc::new(Topology::single(newest.epoch, Arc::clone(&newest.master), shard))
+            }
+            _ => {
+                if self.follows.replace(false) && by_hand {
+                    self.parts.by_hand.forget();
+                }
+                newest
+            }
+        }
     }
 
     /// Tells an operator's handover once nothing is in flight to a primary whose writes wait.

@@ -51,6 +51,58 @@ fn what_tells_the_node_what_to_be_is_not_held() {
 }
 
 #[test]
+fn nobody_waits_for_a_primary_that_a_client_made_a_replica() {
+    run(async |world| {
+        let (mut client, mut other) = (world.client(), world.client());
+        assert_eq!(other.ask("MULTI; INCR n").await, "+OK +QUEUED");
+        world.a.always("REPLICAOF h 1", Fault::Answer("+OK\r\n"));
+        world.a.always("REPLICAOF NO ONE", Fault::Answer("+OK\r\n"));
+        assert_eq!(client.ask("REPLICAOF h 1").await, "+OK");
+        world.a.become_a(Temper::Replica);
+        let aborted = "-EXECABORT Transaction discarded because of: READONLY";
+        world.a.once(
+            "EXEC",
+            Fault::Answer("-EXECABORT Transaction discarded because of: READONLY\r\n"),
+        );
+        assert_eq!(other.ask("EXEC").await, aborted);
+        for _ in 0..2 {
+            let reply = client.ask("INCR n").await;
+            assert!(reply.starts_with("-READONLY"), "{reply}");
+            world.moving();
+            settle().await;
+        }
+        world.a.become_a(Temper::Primary);
+        assert_eq!(client.ask("REPLICAOF NO ONE; INCR n").await, "+OK :1");
+        world.phase(Phase::Serving);
+        settle().await;
+        world.moving();
+        client.send("INCR n").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        world.switch();
+        assert_eq!(client.reply().await, ":2");
+    });
+}
+
+#[test]
+fn a_primary_made_a_replica_is_waited_for_again_once_somebody_has_put_it_back() {
+    run(async |world| {
+        let mut client = world.client();
+        world.a.always("REPLICAOF h 1", Fault::Answer("+OK\r\n"));
+        assert_eq!(client.ask("REPLICAOF h 1").await, "+OK");
+        world.moving();
+        assert_eq!(client.ask("INCR n").await, ":1");
+        world.phase(Phase::Serving);
+        settle().await;
+        world.moving();
+        settle().await;
+        client.send("INCR n").await;
+        client.hears_nothing_for(HOLD / 2).await;
+        world.switch();
+        assert_eq!(client.reply().await, ":2");
+    });
+}
+
+#[test]
 fn a_transaction_that_the_node_refused_gets_the_nodes_words_when_the_hold_time_is_over() {
     run(async |world| {
         let mut client = world.client();

@@ -396,6 +396,11 @@ impl Session {
         let took = call.since.elapsed();
         link.account(call.shape, command.spec().class, outcome, took);
         self.point_out(&link, command, &reply, took);
+        if !kind.is_error()
+            && let Some(told) = stay.told(command, &reply)
+        {
+            link.by_hand.note(&link.node, told);
+        }
         stay.note(command, kind, &reply, &mut self.profile);
         if !call.shape.read && !stay.state.in_multi {
             self.wrote_at = link.node.term;
