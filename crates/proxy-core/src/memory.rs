@@ -9,6 +9,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::roster::Roster;
 
 /// What the process has, and what it may have.
@@ -17,6 +19,7 @@ pub struct Memory {
     resident: AtomicUsize,
     /// Zero: whatever it takes.
     limit: AtomicUsize,
+    limited: Notify,
 }
 
 /// Where the workers hear what was measured.
@@ -52,10 +55,17 @@ impl Memory {
         self.resident.load(Ordering::Relaxed)
     }
 
-    /// There is a limit, so it is worth measuring.
+    /// There is a limit.
     #[must_use]
     pub fn is_limited(&self) -> bool {
         self.limit() != 0
+    }
+
+    /// Ends as soon as there is a limit, so that it is worth measuring. One task may wait for it.
+    pub async fn limited(&self) {
+        while !self.is_limited() {
+            self.limited.notified().await;
+        }
     }
 
     /// What the process may have; zero: whatever it takes.
@@ -84,6 +94,7 @@ impl Memory {
 
     pub(crate) fn limit_to(&self, limit: Option<usize>) {
         self.limit.store(limit.unwrap_or_default(), Ordering::Relaxed);
+        self.limited.notify_one();
     }
 
     pub(crate) fn measured(&self, resident: usize) {

@@ -15,11 +15,8 @@ pub(crate) async fn watch(meter: Meter) {
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = Pressure::Easy;
     loop {
+        memory.limited().await;
         pace.tick().await;
-        // Without a limit only who scrapes wants to know.
-        if !memory.is_limited() {
-            continue;
-        }
         let Some(resident) = resident_bytes() else {
             continue;
         };
