@@ -230,9 +230,8 @@ impl Client {
 
     /// A blank line, or an empty array, counts as the command whose reply was to be kept back: as on Redis.
     pub(crate) fn end_skip_with_a_blank(&self) {
-        let state = &mut *self.state.borrow_mut();
-        if state.has(Wants::Settled) {
-            state.hush.take_if(|hush| matches!(hush, Hush::Next(_)));
+        if self.state.borrow().has(Wants::Settled) {
+            self.end_skip();
         }
     }
 

@@ -156,9 +156,8 @@ pub(crate) struct Departures {
 }
 
 #[derive(Deserialize)]
-struct Versioned<T> {
-    version: u32,
-    session: T,
+struct Versioned {
+    session: SessionState,
 }
 
 #[derive(Deserialize)]
@@ -194,9 +193,8 @@ impl SessionState {
         if version.version != VERSION {
             return Err(StateError::Version(version.version));
         }
-        let versioned: Versioned<Self> = ciborium::from_reader(bytes).map_err(|_| StateError::Malformed)?;
-        debug_assert_eq!(versioned.version, VERSION);
-        Ok(versioned.session)
+        let Versioned { session } = ciborium::from_reader(bytes).map_err(|_| StateError::Malformed)?;
+        Ok(session)
     }
 
     /// Its CLIENT ID.

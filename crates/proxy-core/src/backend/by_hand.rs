@@ -26,12 +26,11 @@ pub(crate) enum Told {
 impl ByHand {
     /// `node` has said OK to that.
     pub(crate) fn note(&self, node: &NodeKey, told: Told) {
-        if let Some(term) = node.term {
-            let term = match told {
-                Told::Follow => term.0,
-                Told::Lead => 0,
-            };
-            self.0.store(term, Ordering::Relaxed);
+        match (told, node.term) {
+            (Told::Follow, Some(term)) => self.0.store(term.0, Ordering::Relaxed),
+            (Told::Lead, Some(_)) => self.forget(),
+            // A replica may follow whom it will.
+            (_, None) => {}
         }
     }
 

@@ -47,11 +47,11 @@ impl Client {
         state.wake();
     }
 
-    /// Ends once another client has invalidations sent to this one.
-    pub(crate) async fn summoned(&self) {
+    /// Ends once the session has this order; nobody but its own task may wait for it.
+    pub(crate) async fn ordered(&self, order: Order) {
         poll_fn(|cx| {
             self.register(cx);
-            if self.order() == Some(Order::Stream) {
+            if self.order() == Some(order) {
                 Poll::Ready(())
             } else {
                 Poll::Pending

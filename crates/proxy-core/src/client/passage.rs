@@ -1,7 +1,5 @@
 //! A client's connection taken from its session, or given to it with what it was in another process.
 
-use std::future::poll_fn;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,19 +18,6 @@ impl Client {
         self.order() == Some(Order::Leave)
     }
 
-    /// Ends when it does; nobody but the session's own task may wait for it.
-    pub(crate) async fn told_to_leave(&self) {
-        poll_fn(|cx| {
-            self.register(cx);
-            if self.is_to_leave() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-
     /// The session stays, for now.
     pub(crate) fn stay(&self) {
         self.state
@@ -43,11 +28,7 @@ impl Client {
 
     /// Has it leave, unless its connection cannot, or it has other orders.
     pub(crate) fn see_off(&self, portable: fn(&BoxIo) -> bool) {
-        let may = {
-            let state = self.state.borrow();
-            state.order.is_none() && state.io.as_ref().is_some_and(portable)
-        };
-        if may {
+        if self.order().is_none() && self.is_portable(portable) {
             self.give_order(Order::Leave);
         }
     }

@@ -12,6 +12,7 @@ use resp_codec::{Class, Command, write};
 
 use super::{Close, Session, own};
 use crate::backend::profile::{Profile, Resp};
+use crate::client::Order;
 use crate::door::WorkerState;
 pub(crate) use hub::Hubs;
 use hub::{Ear, Hub, Kind, Name};
@@ -50,7 +51,7 @@ impl Session {
             next = tokio::select! {
                 biased;
                 // Another client has invalidations sent to this one.
-                () = client.summoned() => return self.leave_hub(guest, None).await,
+                () = client.ordered(Order::Stream) => return self.leave_hub(guest, None).await,
                 next = self.read_command(false) => next?,
             };
             self.client.note(next.spec().id);

@@ -35,6 +35,7 @@ use super::{Close, Session};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
 use crate::backend::{Backend, NodeKey};
+use crate::client::Order;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, LeaseReason};
@@ -256,7 +257,7 @@ impl Session {
                 },
                 _ = applied.changed() => {}
                 // Last: what the node has said already comes first.
-                () = client.told_to_leave(), if may_leave => self.leave_streaming(stream, node).await?,
+                () = client.ordered(Order::Leave), if may_leave => self.leave_streaming(stream, node).await?,
                 () = tokio::time::sleep_until(held_until.unwrap_or_else(Instant::now)), if held_until.is_some() => {}
             }
         }

@@ -81,19 +81,24 @@ fn a_blocked_client_gets_what_is_pushed_on_the_new_primary() {
 
 #[test]
 fn what_was_popped_before_the_unblocking_is_delivered_and_not_popped_again() {
-    run(async |world| {
-        let mut client = world.client();
-        client.send("BLPOP q 0").await;
-        settle().await;
-        world.a.latency(Duration::ZERO, Duration::from_millis(50));
-        world.a.run("RPUSH q x y");
-        world.moving();
-        assert_eq!(client.reply().await, "[q x]");
-        world.switch();
-        settle().await;
-        assert_eq!(world.b.received("BLPOP").len(), 0);
-        assert_eq!(world.b.list("q"), ["y"]);
-    });
+    for streaming in [false, true] {
+        run(async |world| {
+            let mut client = world.client();
+            if streaming {
+                client.ask("HELLO 3; SUBSCRIBE s").await;
+            }
+            client.send("BLPOP q 0").await;
+            settle().await;
+            world.a.latency(Duration::ZERO, Duration::from_millis(50));
+            world.a.run("RPUSH q x y");
+            world.moving();
+            assert_eq!(client.reply().await, "[q x]");
+            world.switch();
+            settle().await;
+            assert_eq!(world.b.received("BLPOP").len(), 0);
+            assert_eq!(world.b.list("q"), ["y"]);
+        });
+    }
 }
 
 #[test]

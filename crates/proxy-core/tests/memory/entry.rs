@@ -3,7 +3,7 @@
 use proxy_core::{ClientAuth, PasswordHash, Settings, User};
 use sentinel_watcher::{Credentials, Secret};
 
-use crate::common::world::{HOLD, World, run_late, run_with, settle};
+use crate::common::world::{HOLD, World, guard, run_late, run_with, settle};
 
 const ELSEWHERE: &str = "192.0.2.1";
 
@@ -50,17 +50,7 @@ fn an_open_door_is_an_order() {
         |settings| settings.entry.protected_mode = false,
         async |world| assert_eq!(world.client_from(ELSEWHERE).ask("INCR n").await, ":1"),
     );
-    let guarded = |settings: &mut Settings| {
-        settings.client_auth = ClientAuth::Proxy;
-        let passwords = vec![PasswordHash::of(b"door")];
-        settings.entry.users.add(
-            b"default",
-            User {
-                passwords,
-                node: None,
-            },
-        );
-    };
+    let guarded = |settings: &mut Settings| guard(settings, b"door");
     run_with(guarded, async |world| {
         assert_eq!(
             world.client_from(ELSEWHERE).ask("AUTH door; INCR n").await,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use proxy_core::{ClientAuth, PasswordHash, Settings, User};
+use proxy_core::Settings;
 use tokio::time::{Instant, sleep};
 
 use crate::common::node::Temper;
-use crate::common::world::{run, run_with, settle};
+use crate::common::world::{guard, run, run_with, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -164,17 +164,7 @@ fn what_waits_for_a_primary_is_released_before_it_leaves() {
 
 #[test]
 fn whoever_has_presented_the_password_need_not_again() {
-    let proxy = |settings: &mut Settings| {
-        settings.client_auth = ClientAuth::Proxy;
-        let passwords = vec![PasswordHash::of(b"pw")];
-        settings.entry.users.add(
-            b"default",
-            User {
-                passwords,
-                node: None,
-            },
-        );
-    };
+    let proxy = |settings: &mut Settings| guard(settings, b"pw");
     run_with(proxy, async |world| {
         let (mut known, mut nobody) = (world.client(), world.client());
         assert_eq!(known.ask("AUTH pw").await, "+OK");

@@ -1,9 +1,9 @@
 //! Who a session is: proven on the node each time, never shared with another, and carried along.
 
-use proxy_core::{ClientAuth, PasswordHash, Settings, User};
+use proxy_core::{ClientAuth, Settings};
 use sentinel_watcher::{Credentials, Secret};
 
-use crate::common::world::{World, run, run_late, run_with, settle};
+use crate::common::world::{World, guard, run, run_late, run_with, settle};
 
 const NOAUTH: &str = "-NOAUTH Authentication required.";
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
@@ -270,14 +270,7 @@ fn nobody_may_send_more_than_a_redis_would_read_of_nobody() {
 #[test]
 fn a_proxy_with_a_password_of_its_own_asks_for_that() {
     let own = |settings: &mut Settings| {
-        settings.client_auth = ClientAuth::Proxy;
-        settings.entry.users.add(
-            b"default",
-            User {
-                passwords: vec![PasswordHash::of(b"door")],
-                node: None,
-            },
-        );
+        guard(settings, b"door");
         settings.node_credentials = Some(Credentials {
             username: Some(b"ann"[..].into()),
             password: Secret::new(b"a1"),

@@ -279,24 +279,6 @@ fn a_blocked_streaming_session_gets_what_is_pushed_on_the_new_primary() {
 }
 
 #[test]
-fn a_streaming_sessions_pop_is_delivered_where_it_came_first() {
-    run(async |world| {
-        let mut client = world.client();
-        client.ask("HELLO 3; SUBSCRIBE s").await;
-        client.send("BLPOP q 0").await;
-        settle().await;
-        world.a.latency(Duration::ZERO, Duration::from_millis(50));
-        world.a.run("RPUSH q x y");
-        world.moving();
-        assert_eq!(client.reply().await, "[q x]");
-        world.switch();
-        settle().await;
-        assert_eq!(world.b.received("BLPOP").len(), 0);
-        assert_eq!(world.b.list("q"), ["y"]);
-    });
-}
-
-#[test]
 fn a_streaming_sessions_pop_is_unknown_where_its_node_does_not_say() {
     for killed in [false, true] {
         run(async |world| {

@@ -12,8 +12,8 @@ use super::stay::{Call, HeldLease, Stay};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, LeaseError};
 use crate::backend::{Backend, Link};
-use crate::client::Shape;
 use crate::client::face::Blocked;
+use crate::client::{Order, Shape};
 use crate::error::Error;
 use crate::limits;
 use crate::lookout::{Answered, Sight};
@@ -261,7 +261,7 @@ impl Session {
                     self.follow_topology(stay, call).await?;
                     continue;
                 }
-                () = client.told_to_leave(), if may_leave && !call.disarmed => {
+                () = client.ordered(Order::Leave), if may_leave && !call.disarmed => {
                     self.let_go(stay, call).await?;
                     continue;
                 }

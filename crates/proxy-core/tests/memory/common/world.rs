@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 use proxy_core::{
-    Departure, Entrant, Handle, Incoming, Listener, Opened, Opening, ReadPolicy, SessionState, Settings,
-    Upstream, build,
+    ClientAuth, Departure, Entrant, Handle, Incoming, Listener, Opened, Opening, PasswordHash, ReadPolicy,
+    SessionState, Settings, Upstream, User, build,
 };
 use sentinel_watcher::{
     BoxIo, Health, HealthFeed, HintReceiver, Phase, Primary, Replica, Shard, Suspicion, TopologyPublisher,
@@ -77,6 +77,16 @@ pub(crate) fn run_with(change: impl FnOnce(&mut Settings), test: impl AsyncFnOnc
         test(&world).await;
         world.is_tidy().await;
     });
+}
+
+/// slipring itself asks clients for this password, of the user `default`.
+pub(crate) fn guard(settings: &mut Settings, password: &[u8]) {
+    settings.client_auth = ClientAuth::Proxy;
+    let user = User {
+        passwords: vec![PasswordHash::of(password)],
+        node: None,
+    };
+    assert!(settings.entry.users.add(b"default", user));
 }
 
 /// Runs `test` with a proxy that finds everything as `prepare` has left it, the topology published.
