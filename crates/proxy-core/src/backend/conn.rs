@@ -36,6 +36,8 @@ pub(crate) struct Conn {
     id: Option<i64>,
     /// What the node has been told to call it.
     name: Bytes,
+    /// The node has answered on it already.
+    heard: bool,
     /// Replies still to come that nobody waits for.
     unheeded: usize,
     counted: Counted,
@@ -80,6 +82,7 @@ impl Conn {
                 scanned: 0,
                 id: None,
                 name: Bytes::new(),
+                heard: false,
                 unheeded: 0,
                 counted,
             };
@@ -97,6 +100,7 @@ impl Conn {
                     return Err(ConnectError::Refused(reply));
                 }
             }
+            conn.heard = replies > 0;
             Ok(conn)
         };
         match tokio::time::timeout(timeout, opening).await {
@@ -250,11 +254,15 @@ impl Conn {
     }
 
     /// Waits for a word of the node. Until then nobody may be there: the kernel takes connections for a process that is
-    /// dying, or frozen, and what is sent there is lost or executed who knows when.
+    /// dying, or frozen, and what is sent there is lost or executed who knows when. A user that had to be proven has
+    /// been answered: it may lack the right to PING, which would stand in the ACL LOG.
     ///
     /// # Errors
     /// The connection is gone, or the node has no place for it.
     pub(crate) async fn hear(&mut self) -> Result<(), ConnectError> {
+        if self.heard {
+            return Ok(());
+        }
         let mut order = BytesMut::new();
         write::command(&mut order, &[b"pInG"]);
         self.send(&order).await?;

@@ -251,6 +251,12 @@ impl Fleet {
         std::mem::take(&mut *self.revoked.borrow_mut())
     }
 
+    /// The primary has just granted `credentials`: whatever it refused before, to a user of that name who was deleted
+    /// and made anew, is past.
+    pub(crate) fn granted(&self, credentials: &Credentials) {
+        self.revoked.borrow_mut().remove(credentials);
+    }
+
     /// What the primary postpones now.
     pub(crate) fn paused(&self) -> Option<Pause> {
         let pause = self.paused.get()?;

@@ -155,6 +155,7 @@ impl Session {
             if reply.starts_with(b"-") {
                 return Err(reply);
             }
+            self.door.fleet.granted(credentials);
             self.change(self.profile.of(Some(credentials.clone())));
             Ok(())
         }))

@@ -1,5 +1,7 @@
 //! Who a session is: proven on the node each time, never shared with another, and carried along.
 
+use std::time::Duration;
+
 use proxy_core::{ClientAuth, Settings};
 use sentinel_watcher::{Credentials, Secret};
 
@@ -41,6 +43,12 @@ fn a_session_is_nobody_until_the_node_has_proven_it() {
             .map(|line| line.user)
             .collect();
         assert_eq!(users, ["default", "default", "default", "ann"]);
+        // A user who may not PING finds none in the ACL LOG that it has not said.
+        let said = world.a.received("");
+        assert!(
+            said.iter()
+                .all(|line| line.user != "ann" || !line.text.eq_ignore_ascii_case("ping"))
+        );
     });
 }
 
@@ -185,6 +193,24 @@ fn a_deleted_users_sessions_end_with_their_connection_and_nobody_elses_do() {
             assert_eq!(again.ask("AUTH ann a2; PING").await, "+OK +PONG");
         },
     );
+}
+
+#[test]
+fn a_user_that_is_made_anew_is_not_the_one_who_was_deleted() {
+    run(async |world| {
+        with_passwords(world).await;
+        let mut former = world.client();
+        assert_eq!(former.ask("AUTH ann a1; INCR n").await, "+OK :1");
+        world.a.require("ann", "a2");
+        world.a.cut();
+        // The node has refused the former; nobody has been sent away for it yet.
+        settle().await;
+        world.a.require("ann", "a1");
+        let mut anew = world.client();
+        assert_eq!(anew.ask("AUTH ann a1; INCR n").await, "+OK :2");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(anew.ask("INCR n").await, ":3");
+    });
 }
 
 #[test]
