@@ -63,8 +63,13 @@ pub(crate) struct Frame {
     pub(crate) reply: Reply,
 }
 
-/// What clients can leave behind on a node: blocked clients, subscribed channels and patterns.
-pub(crate) type Traces = Vec<(String, String)>;
+/// What clients can leave behind on a node: as its INFO counts them, nothing while a script keeps it from answering.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traces {
+    pub(crate) blocked: Option<u64>,
+    pub(crate) channels: Option<u64>,
+    pub(crate) patterns: Option<u64>,
+}
 
 // === impl Side ===
 
@@ -206,18 +211,19 @@ impl Side {
             .map_or(0, |peer| peer.frames.len() - peer.spoke_at)
     }
 
-    /// What its clients have left on the node. Nothing while a script keeps it from answering.
+    /// What its clients have left on the node.
     pub(crate) fn traces(&mut self) -> Result<Traces> {
         let info = self.node.command(&["INFO", "clients", "stats"])?;
-        let lines = info.text().unwrap_or_default().lines();
-        let counts = ["blocked_clients", "pubsub_channels", "pubsub_patterns"];
-        let traces = lines.filter_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            counts
-                .contains(&name)
-                .then(|| (name.to_owned(), value.to_owned()))
-        });
-        Ok(traces.collect())
+        let mut traces = Traces::default();
+        for line in info.text().unwrap_or_default().lines() {
+            match line.split_once(':') {
+                Some(("blocked_clients", count)) => traces.blocked = Some(count.parse()?),
+                Some(("pubsub_channels", count)) => traces.channels = Some(count.parse()?),
+                Some(("pubsub_patterns", count)) => traces.patterns = Some(count.parse()?),
+                _ => {}
+            }
+        }
+        Ok(traces)
     }
 
     /// Commands for the node behind it, in one write.
