@@ -145,6 +145,7 @@ impl ClusterBuilder {
         };
         // Only now, so that their first look at each replica, good for ten seconds, finds it in sync.
         cluster.sentinels = self.start_sentinels(&cluster.shards)?;
+        cluster.sentinels.iter().try_for_each(Sentinel::recover_soon)?;
         if self.pace == Pace::Brisk {
             cluster.sentinels.iter().try_for_each(Sentinel::hurry)?;
         }
