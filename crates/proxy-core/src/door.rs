@@ -20,7 +20,7 @@ use crate::live::Live;
 use crate::lookout::Findings;
 use crate::memory::Memory;
 use crate::metrics::{Cells, Gauge, Metrics};
-use crate::passage::Departures;
+use crate::passage::{Departures, Kin};
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
@@ -62,6 +62,8 @@ pub(crate) struct WorkerState {
     pub(crate) hubs: Hubs,
     /// This proxy's clients, over all workers.
     pub(crate) roster: Arc<Roster>,
+    /// The processes before and behind this one.
+    pub(crate) kin: Arc<Kin>,
     /// The time at the last pulse: good enough for idle clients.
     pub(crate) pulse: Cell<Instant>,
     /// Where sessions are to go, while another process takes over.

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use sentinel_watcher::{BoxIo, Credentials, Secret};
@@ -40,6 +41,13 @@ pub struct Entrant {
     pub socket: Box<dyn Incoming>,
     /// Number of its socket, as CLIENT LIST shows it.
     pub descriptor: i32,
+}
+
+/// Which processes this one has to do with while one takes the place of another; 0: none.
+#[derive(Debug, Default)]
+pub(crate) struct Kin {
+    pub(crate) predecessor: AtomicU32,
+    pub(crate) successor: AtomicU32,
 }
 
 /// Why a session's bytes mean nothing here.

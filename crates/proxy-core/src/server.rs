@@ -38,6 +38,7 @@ use crate::lookout::Lookout;
 use crate::memory::{Memory, Meter};
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
+use crate::passage::Kin;
 use crate::roster::{Adopt, Message, Roster};
 use crate::settings::{ReadPolicy, Settings};
 pub use passage::Passage;
@@ -95,6 +96,7 @@ struct Shared {
     loads: Vec<AtomicUsize>,
     roster: Arc<Roster>,
     memory: Arc<Memory>,
+    kin: Arc<Kin>,
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
@@ -169,6 +171,7 @@ pub fn build(
         loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
         roster: Arc::new(roster),
         memory,
+        kin: Arc::default(),
         draining: drained,
         held_bytes: Arc::default(),
         crowd: Arc::default(),
@@ -378,6 +381,7 @@ impl Running {
             hubs: Default::default(),
             masters: Arc::clone(&shared.masters),
             roster: Arc::clone(&shared.roster),
+            kin: Arc::clone(&shared.kin),
             pulse: Cell::new(Instant::now()),
             departures: RefCell::default(),
         });

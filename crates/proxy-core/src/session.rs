@@ -221,6 +221,9 @@ impl Session {
             Turn::Recover => Box::pin(self.recover()),
             Turn::Leave => Box::pin(self.leave()),
             Turn::Stream => Box::pin(self.listen()),
+            Turn::Resume(subscriptions) if self.may_share_again(&subscriptions) => {
+                Box::pin(self.share_again(*subscriptions))
+            }
             Turn::Resume(subscriptions) => Box::pin(self.stream_again(*subscriptions)),
             Turn::Malformed(error) => Box::pin(async move { Err(self.malformed(error).await) }),
             Turn::Close(reason) => Box::pin(std::future::ready(Err(Close(reason)))),

@@ -52,8 +52,19 @@ impl Passage {
         departed
     }
 
+    /// Clients come from this process: for `PROXY SHOW STATS`.
+    pub fn comes_from(&self, process: u32) {
+        self.0.kin.predecessor.store(process, Ordering::Relaxed);
+    }
+
+    /// Clients go to this process.
+    pub fn goes_to(&self, process: u32) {
+        self.0.kin.successor.store(process, Ordering::Relaxed);
+    }
+
     /// Lets clients in again; nobody is asked to leave any more.
     pub async fn stay(&self) {
+        self.goes_to(0);
         self.0.roster.leave(None).await;
     }
 

@@ -148,7 +148,7 @@ impl Session {
         let worker = Rc::clone(&self.door.worker);
         match (what, rest) {
             ("config", []) => return Ok(Ok(worker.settings.get().shown.to_vec())),
-            ("stats", []) => return Ok(Ok(show::stats(&worker.metrics.gather()))),
+            ("stats", []) => return Ok(Ok(show::stats(&worker.metrics.gather(), &worker.kin))),
             _ => {}
         }
         let upstream = match self.upstream(rest) {

@@ -3,6 +3,7 @@
 //! leaves for one, with all that it is subscribed to.
 
 mod hub;
+mod passage;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use crate::backend::profile::{Profile, Resp};
 use crate::client::Order;
 use crate::door::WorkerState;
 pub(crate) use hub::Hubs;
-use hub::{Ear, Hub, Kind, Name};
+use hub::{Ear, Hub, Kind, Name, Word};
 
 /// One client at a hub: it leaves when this goes.
 struct Guest {
@@ -35,26 +36,38 @@ impl Session {
     /// Serves a subscriber until it is one no longer, or needs a connection of its own.
     pub(super) async fn share(&mut self, first: Command<Bytes>) -> Result<(), Close> {
         self.settled().await?;
-        let mut guest = self.enter_hub();
-        let mut next = first;
+        let guest = self.enter_hub();
+        self.share_on(guest, Some(first)).await
+    }
+
+    /// Serves a subscriber, beginning with this command.
+    async fn share_on(&mut self, mut guest: Guest, mut next: Option<Command<Bytes>>) -> Result<(), Close> {
         loop {
-            if self.outgrows_hub(&next) {
-                return self.leave_hub(guest, Some(next)).await;
-            }
-            let reset = next.spec().name == "reset" && !self.denies(&next);
-            self.serve_guest(&mut guest, next).await?;
-            if reset || guest.names.is_empty() {
-                self.client.face_mut().stop();
-                return Ok(());
+            if let Some(command) = next.take() {
+                if self.outgrows_hub(&command) {
+                    return self.leave_hub(guest, Some(command)).await;
+                }
+                let reset = command.spec().name == "reset" && !self.denies(&command);
+                self.serve_guest(&mut guest, command).await?;
+                if reset || guest.names.is_empty() {
+                    self.client.face_mut().stop();
+                    return Ok(());
+                }
             }
             let client = Rc::clone(&self.client);
-            next = tokio::select! {
+            let command = tokio::select! {
                 biased;
                 // Another client has invalidations sent to this one.
                 () = client.ordered(Order::Stream) => return self.leave_hub(guest, None).await,
-                next = self.read_command(false) => next?,
+                command = self.read_command(false) => command?,
+                // Last: a command that is here comes first.
+                () = client.ordered(Order::Leave) => {
+                    self.leave_sharing(&guest).await?;
+                    continue;
+                }
             };
-            self.client.note(next.spec().id);
+            self.client.note(command.spec().id);
+            next = Some(command);
         }
     }
 
@@ -180,18 +193,7 @@ impl Session {
             let name = (kind, Bytes::copy_from_slice(channel));
             guest.names.insert(name.clone());
             if let Some(word) = guest.hub.join(&name, self.id, &guest.ear) {
-                self.start_hub(&guest.hub);
-                let hold = self.door.fleet.hold_timeout();
-                let word = tokio::select! {
-                    biased;
-                    close = self.gone() => return Err(close),
-                    word = tokio::time::timeout(hold, word) => word,
-                };
-                let refusal = match word {
-                    Ok(Ok(Ok(()))) => None,
-                    Ok(Ok(Err(refusal))) => Some(refusal),
-                    Ok(Err(_)) | Err(_) => Some(self.no_primary()),
-                };
+                let refusal = self.refused(&guest.hub, word).await?;
                 if let Some(refusal) = refusal {
                     guest.forget(&name);
                     self.answer(command, &refusal);
@@ -208,6 +210,22 @@ impl Session {
         self.client.end_skip();
         self.answer(command, b"");
         Ok(())
+    }
+
+    /// Why the node, or the lack of one, keeps a client from being subscribed; `None` once it is.
+    async fn refused(&mut self, hub: &Rc<Hub>, word: Word) -> Result<Option<Bytes>, Close> {
+        self.start_hub(hub);
+        let hold = self.door.fleet.hold_timeout();
+        let word = tokio::select! {
+            biased;
+            close = self.gone() => return Err(close),
+            word = tokio::time::timeout(hold, word) => word,
+        };
+        Ok(match word {
+            Ok(Ok(Ok(()))) => None,
+            Ok(Ok(Err(refusal))) => Some(refusal),
+            Ok(Err(_)) | Err(_) => Some(self.no_primary()),
+        })
     }
 
     /// The hub's task: there is one from its first guest to its last.

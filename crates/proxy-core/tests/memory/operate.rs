@@ -46,6 +46,16 @@ fn clients_are_seen_and_killed() {
             stats.contains("+clients 2 ") && stats.contains("+session_panics_total 0"),
             "{stats}"
         );
+        assert!(!stats.contains("upgraded"), "{stats}");
+        let passage = world.handle().passage();
+        passage.comes_from(7);
+        passage.goes_to(8);
+        let stats = operator.ask("PROXY SHOW STATS").await;
+        let kin = "[+upgraded_from process=7 taken=0 +upgraded_to process=8 moved=0 left=2";
+        assert!(stats.replace(',', "").starts_with(kin), "{stats}");
+        passage.stay().await;
+        let stats = operator.ask("PROXY SHOW STATS").await;
+        assert!(!stats.contains("upgraded_to"), "it came to nothing: {stats}");
         assert!(operator.ask("PROXY KILL").await.starts_with("-ERR"));
         assert!(operator.ask("PROXY KILL m COLOUR red").await.starts_with("-ERR"));
         assert_eq!(operator.ask("PROXY KILL m TYPE normal").await, "[+OK, 1 closed]");

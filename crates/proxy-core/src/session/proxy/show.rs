@@ -1,5 +1,6 @@
 //! What PROXY SHOW prints.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use prometheus::proto::{MetricFamily, MetricType};
@@ -7,10 +8,35 @@ use sentinel_watcher::Phase;
 
 use crate::door::Master;
 use crate::failover::FailoverRecord;
+use crate::passage::Kin;
 
-/// What a client may see of every metric: the sum over its labels, or how many there were and how long each took.
-pub(super) fn stats(families: &[MetricFamily]) -> Vec<String> {
-    families.iter().map(total).collect()
+/// What a client may see of every metric: the sum over its labels, or how many there were and how long each took; before
+/// that, which process this one has followed, and which one follows.
+pub(super) fn stats(families: &[MetricFamily], kin: &Kin) -> Vec<String> {
+    let sum = |name: &str, label: Option<&str>| -> f64 {
+        let family = families.iter().filter(|family| family.name() == name);
+        let rows = family
+            .flat_map(MetricFamily::get_metric)
+            .filter(|row| label.is_none_or(|label| row.get_label().iter().any(|pair| pair.value() == label)));
+        rows.map(|row| row.get_counter().get_value() + row.get_gauge().get_value())
+            .sum()
+    };
+    let (predecessor, successor) = (&kin.predecessor, &kin.successor);
+    let from = Some(predecessor.load(Ordering::Relaxed)).filter(|process| *process > 0);
+    let to = Some(successor.load(Ordering::Relaxed)).filter(|process| *process > 0);
+    let from = from.map(|process| {
+        let taken = sum("slipring_clients_adopted_total", None);
+        format!("upgraded_from process={process} taken={taken}")
+    });
+    let to = to.map(|process| {
+        let moved = sum("slipring_clients_closed_total", Some("moved"));
+        let left = sum("slipring_clients", None);
+        format!("upgraded_to process={process} moved={moved} left={left}")
+    });
+    from.into_iter()
+        .chain(to)
+        .chain(families.iter().map(total))
+        .collect()
 }
 
 fn total(family: &MetricFamily) -> String {

@@ -41,6 +41,9 @@ pub(super) enum Kind {
 /// A channel, pattern or shard channel.
 pub(super) type Name = (Kind, Bytes);
 
+/// The node's word on one of them: its refusal, if it refuses.
+pub(super) type Word = oneshot::Receiver<Result<(), Bytes>>;
+
 /// One connection to the node for many subscribers.
 pub(crate) struct Hub {
     fleet: Rc<Fleet>,
@@ -138,12 +141,7 @@ impl Hub {
     }
 
     /// A seat for `client`; it hears nothing before [`Self::hear`]. The answer comes with the node's word.
-    pub(super) fn join(
-        &self,
-        name: &Name,
-        id: u64,
-        ear: &Rc<Ear>,
-    ) -> Option<oneshot::Receiver<Result<(), Bytes>>> {
+    pub(super) fn join(&self, name: &Name, id: u64, ear: &Rc<Ear>) -> Option<Word> {
         let mut channels = self.channels.borrow_mut();
         let seats = channels.entry(name.clone()).or_default();
         seats.clients.entry(id).or_insert_with(|| Seat {
