@@ -131,16 +131,24 @@ impl Divided {
         let _ = ip(&format!("addr del {}/32 dev lo", self.here));
     }
 
+    /// From now on nothing leaves the primary's namespace towards us: whoever is there is gone without a word.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn silence(&self) -> Result<()> {
+        ip(&format!(
+            "-n {} route replace blackhole {}/32",
+            self.primary.name, self.here
+        ))
+    }
+
     /// From now on nothing passes between the primary and us, without a word.
     ///
     /// # Errors
     /// What `ip` says.
     pub fn cut(&self) -> Result<()> {
         ip(&format!("route replace blackhole {}/32", self.primary.host))?;
-        ip(&format!(
-            "-n {} route replace blackhole {}/32",
-            self.primary.name, self.here
-        ))
+        self.silence()
     }
 }
 

@@ -5,15 +5,17 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
+use testkit::netns::{Divided, are_possible};
 use testkit::{Client, Cluster, Flavor, Proxy};
 
-use super::support::{PATIENCE, counts, says};
+use super::support::{PATIENCE, ask, counts, says};
 
 /// Somebody who counts, one request after the other.
 struct Bystander {
@@ -22,6 +24,12 @@ struct Bystander {
 }
 
 const LIMIT: &str = "96mb";
+
+/// Clients whose wire has been cut: nothing comes from them any more, not even an acknowledgement.
+struct Vanished {
+    wire: Divided,
+    clients: Vec<Child>,
+}
 
 /// Kept without an error, so that it stays where memory is short, too.
 const PIECE_BYTES: usize = 200 << 10;
@@ -36,8 +44,12 @@ fn attackers_harm_themselves_alone() -> Result<()> {
     let proxy = logging_to("/dev/full", &folder, &cluster)?;
     let bystander = Bystander::start(&proxy)?;
     vanished_clients_are_asked_for(&proxy)?;
+    let vanished = Vanished::new(&proxy)?;
     resets(&proxy)?;
     memory_is_bounded(&proxy)?;
+    if let Some(vanished) = vanished {
+        vanished.are_gone(&proxy)?;
+    }
     ensure!(
         metric(&proxy, "slipring_session_panics_total", &[])? == 0.0,
         "a session panicked"
@@ -51,13 +63,7 @@ fn attackers_harm_themselves_alone() -> Result<()> {
 
     // The same where somebody holds the log's pipe and reads nothing.
     let pipe = folder.path().join("pipe");
-    ensure!(
-        std::process::Command::new("mkfifo")
-            .arg(&pipe)
-            .status()?
-            .success(),
-        "mkfifo"
-    );
+    ensure!(Command::new("mkfifo").arg(&pipe).status()?.success(), "mkfifo");
     let _unread = fs::File::options().read(true).write(true).open(&pipe)?;
     let proxy = logging_to(pipe.to_str().context("plain")?, &folder, &cluster)?;
     let bystander = Bystander::start(&proxy)?;
@@ -76,12 +82,14 @@ fn logging_to(file: &str, folder: &TempDir, cluster: &Cluster) -> Result<Proxy> 
     Proxy::builder(&script)
         .sentinels(cluster)
         .flag("--log-level", "trace")
-        .flag("--tcp-keepalive", "7s")
+        .flag("--tcp-keepalive", "3s")
+        .flag("--protected-mode", "no")
+        .everywhere()
         .flag("--max-memory", LIMIT)
         .start()
 }
 
-/// The kernel asks silent clients whether they live: those whose machine is gone are closed, 14 s later here.
+/// The kernel asks silent clients whether they live: those whose machine is gone are closed, 6 s later here.
 fn vanished_clients_are_asked_for(proxy: &Proxy) -> Result<()> {
     let mut client = proxy.client()?;
     says(&mut client, "PING", "PONG")?;
@@ -90,7 +98,7 @@ fn vanished_clients_are_asked_for(proxy: &Proxy) -> Result<()> {
         let timer = timer_of(ports)?;
         // Behind a reply other timers may run for a moment.
         ensure!(
-            timer.starts_with("02:") && timer.as_str() <= "02:000002BC",
+            timer.starts_with("02:") && timer.as_str() <= "02:0000012C",
             "{timer}"
         );
         Ok(())
@@ -110,6 +118,82 @@ fn timer_of([own, other]: [u16; 2]) -> Result<String> {
     });
     let row = row.context("no such connection")?;
     row.get(5).map(|timer| (*timer).to_owned()).context("no timer")
+}
+
+// === impl Vanished ===
+
+impl Vanished {
+    /// One that says nothing, one that is blocked, and one that is subscribed; `None` where there are no namespaces.
+    fn new(proxy: &Proxy) -> Result<Option<Self>> {
+        if !are_possible()? {
+            return Ok(None);
+        }
+        let mut vanished = Self {
+            wire: Divided::make()?,
+            clients: Vec::new(),
+        };
+        let (there, port) = (vanished.wire.here, proxy.address().port());
+        for said in ["PING", "BLPOP nothing 0", "SUBSCRIBE cut"] {
+            let script = format!(
+                "exec 3<>/dev/tcp/{there}/{port}; echo -e '{said}\\r' >&3; read -t 600 -N 99999 -u 3"
+            );
+            let mut client = Command::new("ip");
+            client.args([
+                "netns",
+                "exec",
+                &vanished.wire.primary.name,
+                "bash",
+                "-c",
+                &script,
+            ]);
+            vanished
+                .clients
+                .push(client.stdin(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        }
+        proxy.process().wait_until("clients to be cut off", || {
+            let there = vanished.seen(proxy)?;
+            ensure!(there.len() == 3, "{there:?}");
+            let all = there.join("\n");
+            ensure!(all.contains("cmd=blpop") && all.contains("sub=1"), "{all}");
+            Ok(())
+        })?;
+        vanished.wire.silence()?;
+        Ok(Some(vanished))
+    }
+
+    /// Three probes without an answer, and nothing of theirs remains.
+    fn are_gone(self, proxy: &Proxy) -> Result<()> {
+        proxy.process().wait_until("the kernel to give them up", || {
+            let there = self.seen(proxy)?;
+            ensure!(there.is_empty(), "{there:?}");
+            let info = ask(&mut proxy.client()?, "INFO clients")?;
+            let blocked = info.text().unwrap_or_default().contains("blocked_clients:0\r");
+            ensure!(blocked, "at the node: {info:?}");
+            let subscribed = ask(&mut proxy.client()?, "PUBSUB NUMSUB cut")?;
+            ensure!(subscribed.items()[1].integer() == Some(0), "{subscribed:?}");
+            Ok(())
+        })
+    }
+
+    /// As slipring lists them.
+    fn seen(&self, proxy: &Proxy) -> Result<Vec<String>> {
+        let list = ask(&mut proxy.client()?, "CLIENT LIST")?;
+        let from = format!(" addr={}:", self.wire.primary.host);
+        let lines = list.text().unwrap_or_default().lines();
+        Ok(lines
+            .filter(|line| line.contains(&from))
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+impl Drop for Vanished {
+    fn drop(&mut self) {
+        for client in &mut self.clients {
+            let _ = client.kill();
+            let _ = client.wait();
+        }
+    }
 }
 
 /// Clients that go without a word in the middle of anything: with something unread, the kernel sends a reset.
