@@ -30,7 +30,7 @@ pub use health::{
     SentinelHealth, SentinelState,
 };
 pub use hint::{Hint, HintReceiver, HintSender, Suspicion, hints};
-pub use link::{Link, Manners};
+pub use link::{Link, Manners, certificate_remedy};
 #[cfg(feature = "sabotage")]
 pub use sabotage::sabotage;
 pub use sabotage::{Sabotage, is_sabotaged};

@@ -62,7 +62,10 @@ impl Link {
     /// The link broke, no reply came in time, or what came is no reply.
     pub async fn ask(&mut self, commands: &[&[&[u8]]], deadline: Duration) -> io::Result<Vec<Value>> {
         let exchange = async {
-            self.send(commands).await?;
+            if let Err(error) = self.send(commands).await {
+                // Who hangs up may have said why: in the words of TLS, which are an error of the next reading.
+                return Err(self.next().await.err().filter(is_tls_alert).unwrap_or(error));
+            }
             let mut replies = Vec::with_capacity(commands.len());
             for _ in commands {
                 match self.next().await {
@@ -126,6 +129,26 @@ impl Link {
 fn last_words(replies: &[Value]) -> Option<io::Error> {
     let words = replies.last()?.as_error()?;
     Some(io::Error::new(io::ErrorKind::PermissionDenied, words.to_owned()))
+}
+
+/// TLS was broken off by the other end, which says why. With TLS 1.3 it judges our certificate behind the handshake:
+/// this comes instead of a reply then.
+pub(crate) fn is_tls_alert(error: &io::Error) -> bool {
+    error.to_string().contains("received fatal alert")
+}
+
+/// What to do about `why`, if that is an alert about slipring's own certificate. `side`: `--node-tls` or `--sentinel-tls`.
+#[must_use]
+pub fn certificate_remedy(why: &str, side: &str) -> Option<String> {
+    let (_, alert) = why.split_once("received fatal alert: ")?;
+    // With TLS 1.2, a failed handshake is all that OpenSSL says of a missing certificate.
+    if alert.starts_with("CertificateRequired") || alert.starts_with("HandshakeFailure") {
+        return Some(format!(
+            "it may want a certificate of slipring: {side}-cert-file and {side}-key-file"
+        ));
+    }
+    let judged = alert.contains("Certificate") || alert.starts_with("UnknownCA");
+    judged.then(|| format!("it does not take the certificate of {side}-cert-file"))
 }
 
 // === impl Credentials ===
@@ -195,6 +218,35 @@ mod tests {
         };
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(link.received.len() <= 2 * limits::REPLY_BYTES);
+    }
+
+    #[test]
+    fn alerts_about_our_certificate_name_the_flag() {
+        for (why, remedy) in [
+            (
+                "received fatal alert: CertificateRequired",
+                "it may want a certificate",
+            ),
+            (
+                "received fatal alert: HandshakeFailure",
+                "it may want a certificate",
+            ),
+            (
+                "received fatal alert: CertificateExpired",
+                "it does not take the certificate",
+            ),
+            (
+                "received fatal alert: UnknownCA",
+                "it does not take the certificate",
+            ),
+            ("received fatal alert: ProtocolVersion", ""),
+            ("invalid peer certificate: BadSignature", ""),
+        ] {
+            let told = certificate_remedy(&format!("h:1: {why}"), "--node-tls").unwrap_or_default();
+            assert_eq!(told.is_empty(), remedy.is_empty(), "{why}: {told}");
+            assert!(told.starts_with(remedy), "{why}: {told}");
+            assert!(told.is_empty() || told.contains("--node-tls-cert-file"), "{told}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ mod sentinels;
 use std::fmt;
 use std::process::ExitCode;
 
-use sentinel_watcher::{HostPort, Manners, WatcherConfig};
+use sentinel_watcher::{HostPort, Manners, WatcherConfig, certificate_remedy};
 
 use crate::config::Config;
 use crate::dial::dials;
@@ -36,6 +36,10 @@ pub(super) struct Checked<'a> {
 pub(crate) async fn run(config: &Config) -> ExitCode {
     let [node_dial, sentinel_dial] = dials(config);
     let mut findings = Vec::new();
+    if let Some(fault) = &config.tls.out_of_date {
+        let remedy = "renew it: a reload takes the new files, and refuses these".to_owned();
+        findings.push(Finding::Wrong(fault.what(), remedy));
+    }
     for watched in &config.masters {
         findings.push(Finding::Fine(format!("master {}", watched.master)));
         let checked = Checked {
@@ -100,6 +104,10 @@ pub(super) fn password_remedy(words: &str, flags: [&str; 2]) -> String {
 
 /// What mends a server that cannot be reached. `tls`: the flag, and whether it is set.
 pub(super) fn reach_remedy(why: &str, at: &HostPort, tls: (&str, bool)) -> String {
+    let (flag, _) = tls;
+    if let Some(remedy) = certificate_remedy(why, flag) {
+        return format!("{why}: {remedy}");
+    }
     match tls {
         (flag, true) => format!(
             "{why}: is something listening at {at}, does it speak TLS ({flag}), and does {flag}-ca-file vouch for it?"

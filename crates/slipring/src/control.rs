@@ -43,7 +43,6 @@ pub(crate) struct Control {
     /// Whether the endpoint answers in this process.
     pub(crate) admin_open: watch::Sender<bool>,
     pub(crate) workers: Vec<Worker>,
-    pub(crate) drain_delay: Duration,
     pub(crate) reloader: Reloader,
     /// Takes over from another process.
     pub(crate) successor: Option<Successor>,
@@ -112,7 +111,7 @@ impl Control {
         let drain_delay = if matches!(cause, Ok(TAKEN_OVER)) {
             Duration::ZERO
         } else {
-            self.drain_delay
+            self.reloader.drain_delay
         };
         service::stopping();
         self.status.drain();
@@ -143,7 +142,10 @@ impl Control {
             let serving = wait_serving(&self.status);
             let _ = tokio::time::timeout(upgrade::SERVING_TIMEOUT, serving).await;
             match successor.begin().await {
-                Ok(last_id) => passage.begin_above(last_id),
+                Ok(last_id) => {
+                    passage.begin_above(last_id);
+                    passage.comes_from(successor.predecessor());
+                }
                 Err(error) => tracing::warn!(%error, "the predecessor is gone: its clients are, too"),
             }
         }

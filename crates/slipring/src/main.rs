@@ -73,7 +73,10 @@ fn main() -> ExitCode {
     let (level, format) = (cli.operation.log_level, cli.operation.log_format);
     let check_alone = cli.operation.check_config;
     let config = match Config::new(cli) {
-        Ok(_) if check_alone => {
+        Ok(config) if check_alone => {
+            if let Some(fault) = &config.tls.out_of_date {
+                eprintln!("warning: {}", fault.what());
+            }
             println!("the configuration is in order");
             return ExitCode::SUCCESS;
         }

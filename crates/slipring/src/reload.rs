@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_core::{ClientAuth, Handle, ReadPolicy, Settings, Upstream};
 use resp_codec::Value;
@@ -24,7 +25,7 @@ use crate::status::Watched;
 use crate::tls::Tls;
 
 /// What a running slipring cannot change: all other flags take effect with a reload.
-const RESTART: [&str; 13] = [
+const RESTART: [&str; 15] = [
     "listen",
     "replica-listen",
     "proxy-protocol",
@@ -38,6 +39,8 @@ const RESTART: [&str; 13] = [
     "slowlog-threshold",
     "sample-commands",
     "otlp-endpoint",
+    "upgrade-socket",
+    "upgrade-linger",
 ];
 
 /// One master that is watched.
@@ -53,6 +56,8 @@ pub(crate) struct Reloader {
     pub(crate) facts: Facts,
     /// As applied.
     pub(crate) settings: Settings,
+    /// As applied.
+    pub(crate) drain_delay: Duration,
     pub(crate) doors: Vec<Door>,
     pub(crate) masters: Vec<Master>,
     pub(crate) tls: Tls,
@@ -118,6 +123,7 @@ impl Reloader {
             .partition(|key| RESTART.contains(&&**key));
         self.keep(&mut config, &fixed);
         keeps_a_way_in(&config.settings)?;
+        keeps_a_certificate(&config, &changed)?;
         self.keeps_an_address(&config.settings, handle)?;
         self.keeps_sentinels(&config, &changed).await?;
         self.keeps_primaries(&config, &changed).await?;
@@ -237,6 +243,7 @@ impl Reloader {
         });
         handle.reload(config.settings.clone(), reads.collect()).await;
         self.level.set(config.log_level);
+        self.drain_delay = config.drain_delay;
         (self.settings, self.facts) = (config.settings, config.facts);
     }
 }
@@ -259,6 +266,16 @@ fn keeps_a_way_in(settings: &Settings) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+/// What clients are shown is valid today, if it is another one than before.
+fn keeps_a_certificate(config: &Config, changed: &[String]) -> Result<(), String> {
+    match &config.tls.out_of_date {
+        Some(fault) if changed.iter().any(|key| key == "listen-tls-cert-file") => {
+            Err(format!("clients would refuse the certificate: {}", fault.what()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `sentinel` answers, and knows the master.

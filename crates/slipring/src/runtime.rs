@@ -82,11 +82,11 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
         workers,
         successor,
         predecessor: bound.predecessor,
-        drain_delay: config.drain_delay,
         reloader: Reloader {
             arguments,
             facts: config.facts,
             settings: config.settings,
+            drain_delay: config.drain_delay,
             doors: config.doors,
             masters,
             tls: config.tls,
@@ -131,8 +131,14 @@ pub(crate) fn start((number, worker): (usize, Worker)) -> anyhow::Result<oneshot
     Ok(ended)
 }
 
-/// The one line that says what runs here, with the real ports.
+/// The one line that says what runs here, with the real ports; before it, what is wrong with it.
 fn log_start(config: &Config, bound: &Bound) {
+    if let Some(fault) = &config.tls.out_of_date {
+        tracing::warn!(
+            "clients are shown a certificate that they refuse: {}",
+            fault.what()
+        );
+    }
     let masters: Vec<_> = config.masters.iter().map(|master| &*master.master).collect();
     let doors = config.doors.iter().zip(&bound.doors).map(|(door, socket)| {
         format!(

@@ -9,7 +9,7 @@ use tokio_rustls::rustls;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::{
     ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
 };
@@ -52,6 +52,8 @@ pub(crate) enum ClientCertificates {
 /// What is in place.
 pub(crate) struct Tls {
     pub(crate) listen: Option<ServerTls>,
+    /// A certificate of the listeners whose time is over or has not come: good clients refuse it.
+    pub(crate) out_of_date: Option<ConfigError>,
     pub(crate) node: Option<ClientTls>,
     pub(crate) sentinel: Option<ClientTls>,
 }
@@ -72,10 +74,12 @@ impl Tls {
         node: Option<TlsFiles>,
         sentinel: Option<TlsFiles>,
     ) -> Result<Self, ConfigError> {
+        let out_of_date = listen.as_ref().map(TlsFiles::out_of_date).transpose()?.flatten();
         let server = |files: TlsFiles| Ok(ArcSwap::from_pointee(files.server()?).into());
         let client = |files: TlsFiles| Ok(ArcSwap::from_pointee(files.client()?).into());
         Ok(Self {
             listen: listen.map(server).transpose()?,
+            out_of_date,
             node: node.map(client).transpose()?,
             sentinel: sentinel.map(client).transpose()?,
         })
@@ -192,6 +196,18 @@ impl TlsFiles {
         Ok(builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified))))
     }
 
+    /// The first certificate, of any chain, that is not valid today.
+    fn out_of_date(&self) -> Result<Option<ConfigError>, ConfigError> {
+        for path in &self.certs {
+            for certificate in self.certificates("cert-file", path)? {
+                if let Some(why) = untimely(&certificate) {
+                    return Ok(Some(self.wrong("cert-file", path, why)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn roots(&self, path: &Path) -> Result<RootCertStore, ConfigError> {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates("ca-file", path)? {
@@ -247,6 +263,23 @@ impl TlsFiles {
 
     fn wrong(&self, kind: &str, path: &Path, remedy: String) -> ConfigError {
         ConfigError::new(format!("{}-{kind}", self.side.flag()), path.display(), remedy)
+    }
+}
+
+/// Why a certificate is not valid now. Its time is looked at before its issuer: none is known here.
+fn untimely(certificate: &CertificateDer<'_>) -> Option<String> {
+    use rustls::{CertificateError as Fault, Error};
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let (none, now) = (RootCertStore::empty(), UnixTime::now());
+    let verdict = rustls::client::verify_server_cert_signed_by_trust_anchor(&parsed, &none, &[], now, &[]);
+    match verdict {
+        Err(Error::InvalidCertificate(
+            fault @ (Fault::Expired
+            | Fault::ExpiredContext { .. }
+            | Fault::NotValidYet
+            | Fault::NotValidYetContext { .. }),
+        )) => Some(fault.to_string()),
+        _ => None,
     }
 }
 

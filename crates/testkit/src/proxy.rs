@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
@@ -340,6 +340,21 @@ impl Proxy {
         let args = self.args.iter().cloned().chain(from).collect();
         let successor = Process::start_with_env(&name, &self.program, args, self.envs.clone(), log)?;
         Ok(std::mem::replace(&mut self.process, successor))
+    }
+
+    /// `slipring check` with its flags: whether nothing is wrong, and what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn check(&self) -> Result<(bool, String)> {
+        let mut command = Command::new(&self.program);
+        let envs = self.envs.iter().map(|(name, value)| (name, value));
+        let told = command.arg("check").args(&self.args).envs(envs).output()?;
+        let printed = [told.stdout, told.stderr].concat();
+        Ok((
+            told.status.success(),
+            String::from_utf8_lossy(&printed).into_owned(),
+        ))
     }
 
     /// Asks it to drain (SIGTERM) and waits for its end.

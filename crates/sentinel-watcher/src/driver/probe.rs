@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::dial::Dial;
 use crate::driver::Order;
 use crate::limits;
-use crate::link::{Link, Manners};
+use crate::link::{Link, Manners, is_tls_alert};
 use crate::machine::Input;
 use crate::topology::HostPort;
 use crate::verify::{Denial, Verdict};
@@ -82,6 +82,7 @@ impl Prober {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Verdict::Refused(Denial::read(&error.to_string()))
             }
+            Err(error) if is_tls_alert(&error) => Verdict::Blind(error.to_string()),
             Err(_) => Verdict::Unreachable("it takes connections and closes them"),
         }
     }

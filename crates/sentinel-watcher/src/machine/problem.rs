@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use crate::limits;
+use crate::link::certificate_remedy;
 use crate::machine::Machine;
 use crate::machine::node::Node;
 use crate::machine::sentinel::Sentinel;
@@ -69,11 +70,22 @@ impl Machine {
     }
 }
 
+/// `problem`, and what to do where it is our certificate.
+pub(super) fn with_remedy(problem: String, side: &str) -> String {
+    match certificate_remedy(&problem, side) {
+        Some(remedy) => format!("{problem}; {remedy}"),
+        None => problem,
+    }
+}
+
 /// Why a node's role cannot be known.
 pub(super) fn unverifiable(node: &HostPort, verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Refused(denial) => Some(denial.explain(&node.to_string(), "--")),
-        Verdict::Blind(why) => Some(format!("{node} cannot be asked from here: {why}")),
+        Verdict::Blind(why) => {
+            let problem = format!("{node} cannot be asked from here: {why}");
+            Some(with_remedy(problem, "--node-tls"))
+        }
         _ => None,
     }
 }

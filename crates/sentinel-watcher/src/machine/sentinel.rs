@@ -6,6 +6,7 @@ use crate::health::SentinelState;
 use crate::limits;
 use crate::machine::belief::Claim;
 use crate::machine::event::{Abort, Event};
+use crate::machine::problem::with_remedy;
 use crate::machine::report::{PollFailure, Report, ReportedAttempt};
 use crate::topology::HostPort;
 
@@ -210,7 +211,10 @@ impl Sentinel {
             Answer::Failed(PollFailure::Denied(denial)) => {
                 Some(denial.explain(&format!("sentinel {address}"), "--sentinel-"))
             }
-            Answer::Failed(PollFailure::Unreachable(why)) => Some(format!("sentinel {address}: {why}")),
+            Answer::Failed(PollFailure::Unreachable(why)) => {
+                let problem = format!("sentinel {address}: {why}");
+                Some(with_remedy(problem, "--sentinel-tls"))
+            }
         }
     }
 

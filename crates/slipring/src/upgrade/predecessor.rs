@@ -150,6 +150,7 @@ impl Predecessor {
             "another process takes over"
         );
         house.own_takeover.cancel();
+        passage.goes_to(successor);
         let mut departures = passage.leave(if portable { is_plain } else { |_| false }).await;
         house.admin.send_replace(false);
         let begun = Word::Begin {

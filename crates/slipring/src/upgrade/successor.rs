@@ -48,6 +48,11 @@ impl Successor {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn predecessor(&self) -> u32 {
+        self.0.peer().unwrap_or_default()
+    }
+
     /// This process can serve: the predecessor accepts nobody any more. The last CLIENT ID there.
     pub(crate) async fn begin(&self) -> io::Result<u64> {
         self.0.send(&Word::Ready, &[]).await?;

@@ -36,31 +36,57 @@ fn a_node_with_a_wrong_certificate_is_told_nothing_until_it_has_a_right_one() ->
     proxy.wait_ready()?;
     let node = &cluster.shard().nodes[0];
     let mut client = proxy.client()?;
-    for (number, (leaf, words)) in (1..).zip([
-        (authority.leaf("old", "redis.test", true)?, EXPIRED),
-        (stranger.leaf("foreign", "redis.test", false)?, STRANGER),
-        (authority.leaf("other", "other.test", false)?, OTHER_NAME),
+    for (number, (leaf, demands, words)) in (1..).zip([
+        (authority.leaf("old", "redis.test", true)?, "optional", EXPIRED),
+        (
+            stranger.leaf("foreign", "redis.test", false)?,
+            "optional",
+            STRANGER,
+        ),
+        (
+            authority.leaf("other", "other.test", false)?,
+            "optional",
+            OTHER_NAME,
+        ),
+        // It wants one of slipring, which has none.
+        (authority.leaf("strict", "redis.test", false)?, "yes", MISSING),
     ]) {
         let begin = proxy.process().log().len();
-        show(node, &leaf)?;
+        show(node, &leaf, demands)?;
+        // New connections become necessary.
+        node.command(&["CLIENT", "KILL", "TYPE", "normal"])?;
         is_said(&proxy, begin, words)?;
+        proxy.process().wait_until("/readyz", || {
+            let (_, body) = proxy.get("/readyz")?;
+            ensure!(body.contains(words), "{body}");
+            Ok(())
+        })?;
+        let (right, said) = proxy.check()?;
+        ensure!(!right && said.contains(words), "{said}");
         client.send(&["INCR", "n"])?;
         thread::sleep(Duration::from_millis(20));
-        show(node, &good)?;
+        show(node, &good, "optional")?;
+        let reply = client.read()?;
         ensure!(
-            client.read()?.integer() == Some(number),
-            "it waits, and is executed once"
+            reply.integer() == Some(number),
+            "it waits, and is executed once: {words}: {reply:?}"
         );
     }
-    says(&mut client, "GET n", "3")
+    ensure!(
+        proxy.process().log().contains("--node-tls-cert-file"),
+        "the remedy"
+    );
+    says(&mut client, "GET n", "4")
 }
 
-/// Has the node show this certificate, on new connections, and makes them necessary.
-fn show(node: &Node, leaf: &Leaf) -> Result<()> {
+/// Has the node show this certificate, and want one or not, on new connections.
+fn show(node: &Node, leaf: &Leaf, demands: &str) -> Result<()> {
     let (cert, key) = (text(&leaf.cert), text(&leaf.key));
-    let set = node.command(&["CONFIG", "SET", "tls-cert-file", cert, "tls-key-file", key])?;
+    let files = ["tls-cert-file", cert, "tls-key-file", key];
+    let set = [&["CONFIG", "SET", "tls-auth-clients", demands], &files[..]].concat();
+    let set = node.command(&set)?;
     ensure!(set.error().is_none(), "{set:?}");
-    node.command(&["CLIENT", "KILL", "TYPE", "normal"]).map(drop)
+    Ok(())
 }
 
 fn is_said(proxy: &Proxy, begin: usize, words: &str) -> Result<()> {
@@ -97,7 +123,7 @@ fn sentinels_with_wrong_certificates_are_not_asked() -> Result<()> {
         .flag("--sentinel-tls-ca-file", text(&authority.file()))
         .flag("--sentinel-tls-server-name", "redis.test")
         .spawn()?;
-    for words in [EXPIRED, STRANGER, OTHER_NAME, MISSING] {
+    for words in [EXPIRED, STRANGER, OTHER_NAME, MISSING, "--sentinel-tls-cert-file"] {
         is_said(&proxy, 0, words)?;
     }
     ensure!(asked.load(Ordering::Relaxed) == 0, "a stranger was asked");
@@ -202,13 +228,19 @@ fn a_hundred_renewals_under_load_are_noticed_by_nobody() -> Result<()> {
         renewed
     })?;
     ensure!(came.load(Ordering::Relaxed) > 0, "nobody came");
-    let mut last = tls(None)?;
-    ping(&mut last)?;
-    let certificate = CertificateDer::from_pem_file(&leaves[1].cert)?;
-    ensure!(
-        last.conn.peer_certificates() == Some(&[certificate][..]),
-        "the newest is shown"
-    );
+    let newest = [CertificateDer::from_pem_file(&leaves[1].cert)?];
+    let is_shown = || -> Result<()> {
+        let mut latest = tls(None)?;
+        ping(&mut latest)?;
+        ensure!(
+            latest.conn.peer_certificates() == Some(&newest[..]),
+            "not the newest"
+        );
+        Ok(())
+    };
+    is_shown()?;
+    harm_is_refused(&proxy, &authority, &shown)?;
+    is_shown()?;
 
     for mut stream in slow {
         // Whether by an alert, a FIN or a reset: it is over.
@@ -235,6 +267,34 @@ fn renew(proxy: &Proxy, leaves: &[Leaf; 2], shown: &Leaf) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// None of these is taken, and the reason is said; where slipring begins with one, it serves and says so.
+fn harm_is_refused(proxy: &Proxy, authority: &Authority, shown: &Leaf) -> Result<()> {
+    let mut operator = proxy.client()?;
+    let good = authority.leaf("right", "redis.test", false)?;
+    let old = authority.leaf("old", "redis.test", true)?;
+    let early = authority.leaf_of("early", "redis.test", 2090..2096)?;
+    for (cert, key, words) in [
+        (&old.cert, &old.key, EXPIRED),
+        (&early.cert, &early.key, "not valid yet"),
+        (&good.cert, &old.key, "it takes the private key of"),
+    ] {
+        fs::copy(cert, &shown.cert)?;
+        fs::copy(key, &shown.key)?;
+        let said = ask(&mut operator, "PROXY RELOAD")?;
+        ensure!(said.error().is_some_and(|said| said.contains(words)), "{said:?}");
+    }
+    fs::copy(&old.cert, &shown.cert)?;
+    let (right, said) = proxy.check()?;
+    ensure!(!right && said.contains("WRONG  --listen-tls-cert-file"), "{said}");
+    let another = slipring()
+        .flag("--sentinels", "127.0.0.1:1")
+        .flag("--listen", "tls:127.0.0.1:0")
+        .flag("--listen-tls-cert-file", text(&old.cert))
+        .flag("--listen-tls-key-file", text(&old.key))
+        .spawn()?;
+    is_said(&another, 0, "clients are shown a certificate that they refuse")
 }
 
 /// The beginning of a ClientHello, and nothing behind it.

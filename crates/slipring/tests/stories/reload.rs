@@ -54,8 +54,22 @@ on_each_server! {
         ensure!(verdict.is_clean(), "{verdict:?}");
         let all = history.phase(&verdict, history.started, history.ended);
         ensure!(all.errors.is_empty() && all.unknown.is_empty() && all.stale == 0, "{all:?}");
-        Ok(())
+        ends_as_last_told(&files, &proxy, &mut operator)
     }
+}
+
+/// With the delay of the last reload: newcomers are let in, for all that slipring is about to end.
+fn ends_as_last_told(files: &Files, proxy: &Proxy, operator: &mut Client) -> Result<()> {
+    files.write("drain-delay = '10m'\nupgrade-linger = '1m'\n")?;
+    let lines = ask(operator, "PROXY RELOAD")?.texts();
+    ensure!(lines[1] == "only a restart changes: upgrade-linger", "{lines:?}");
+    proxy.process().signal(Signal::SIGTERM)?;
+    proxy.process().wait_until("the drain to begin", || {
+        let (status, body) = proxy.get("/readyz")?;
+        ensure!(status == 503 && body.contains("draining"), "{status}: {body}");
+        Ok(())
+    })?;
+    says(&mut proxy.client()?, "AUTH gate", "OK")
 }
 
 /// Limits, lists and the log's level.

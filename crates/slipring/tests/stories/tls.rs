@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,10 +58,15 @@ impl Authority {
 
     /// A certificate for `name`, written under `name`; it ended long ago if `expired`.
     pub(crate) fn leaf(&self, file: &str, name: &str, expired: bool) -> Result<Leaf> {
+        let until = if expired { 2020 } else { 4096 };
+        self.leaf_of(file, name, 1975..until)
+    }
+
+    /// One that is valid in these years.
+    pub(crate) fn leaf_of(&self, file: &str, name: &str, years: Range<i32>) -> Result<Leaf> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
-        if expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
+        params.not_before = date_time_ymd(years.start, 1, 1);
+        params.not_after = date_time_ymd(years.end, 1, 1);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let at = |kind: &str| self.folder.path().join(format!("{file}.{kind}.pem"));

@@ -96,15 +96,24 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::builder(Flavor::Redis).nodes(1).sentinels(1).start()?;
-    let mut proxy = upgradable(&cluster)?;
+    // Subscribers share a connection here; each of those of the load above has its own.
+    let sharing = slipring()
+        .sentinels(&cluster)
+        .flag("--workers", "1")
+        .env("SLIPRING_SHARE_SUBSCRIPTIONS", "true");
+    let mut proxy = sharing.upgradable().start()?;
     let mut plain = proxy.client()?;
     says(&mut plain, "SELECT 3", "OK")?;
     says(&mut plain, "CLIENT SETNAME me", "OK")?;
     let id = ask(&mut plain, "CLIENT ID")?;
     let mut half = proxy.client()?;
     half.send_raw(b"*2\r\n$4\r\nECHO\r\n$5\r\nhel")?;
-    let mut subscriber = proxy.client()?;
-    ask(&mut subscriber, "SUBSCRIBE news")?;
+    let mut subscribers = [proxy.client()?, proxy.client()?];
+    ask(&mut subscribers[1], "HELLO 3")?;
+    for subscriber in &mut subscribers {
+        ask(subscriber, "SUBSCRIBE news")?;
+        ask(subscriber, "PSUBSCRIBE n*")?;
+    }
     let mut blocked = proxy.client()?;
     blocked.send(&["BLPOP", "queue", "0"])?;
     let mut talking = proxy.client()?;
@@ -115,10 +124,15 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
         .process()
         .wait_until("all but the transaction to move", || {
             let adopted = proxy.metric("slipring_clients_adopted_total", &[])?;
-            ensure!(adopted == 4.0, "{adopted} have moved");
+            ensure!(adopted == 5.0, "{adopted} have moved");
             Ok(())
         })?;
     let mut new = proxy.client()?;
+    let stats = ask(&mut new, "PROXY SHOW STATS")?.texts();
+    ensure!(
+        stats[0] == format!("upgraded_from process={} taken=5", former.pid().unwrap_or(0)),
+        "{stats:?}"
+    );
     let newest = ask(&mut new, "CLIENT ID")?;
     ensure!(newest.integer() > id.integer(), "{newest:?} after {id:?}");
     says(&mut talking, "SET talked yes", "QUEUED")?;
@@ -130,11 +144,16 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
     ensure!(ask(&mut plain, "CLIENT ID")? == id, "another id");
     half.send_raw(b"lo\r\n")?;
     ensure!(half.read()?.text() == Some("hello"), "the half-read request");
-    counts(&mut new, "PUBLISH news now", 1)?;
-    ensure!(
-        subscriber.read()?.texts() == ["message", "news", "now"],
-        "the subscriber"
-    );
+    // The node counts one subscriber and one pattern, however many have come.
+    counts(&mut new, "PUBLISH news now", 2)?;
+    for subscriber in &mut subscribers {
+        for heard in [
+            &["message", "news", "now"][..],
+            &["pmessage", "n*", "news", "now"],
+        ] {
+            ensure!(subscriber.read()?.texts() == *heard, "a subscriber");
+        }
+    }
     counts(&mut new, "RPUSH queue item", 1)?;
     ensure!(blocked.read()?.texts() == ["queue", "item"], "the blocked client");
     says(&mut talking, "GET talked", "yes")?;
