@@ -32,7 +32,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape};
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
-use tokio::time::Instant;
 
 use crate::backend::fleet::Grants;
 use crate::backend::mux::Mux;
@@ -284,7 +283,6 @@ impl Session {
 
     /// Plans and sends each complete request in `input`. Returns how many bytes are done with, and why it stopped.
     fn consume(&mut self, input: &[u8]) -> (usize, Stop) {
-        let now = Instant::now();
         let limits = self.request_limits();
         let fleet = Rc::clone(&self.door.fleet);
         let may_share = self.may_enter() && fleet.paused().is_none();
@@ -299,14 +297,14 @@ impl Session {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => {
-                    self.send_group(topology.epoch, group.take(), input, now);
+                    self.send_group(topology.epoch, group.take(), input);
                     return (used, Stop::Turn(Turn::Malformed(error)));
                 }
             };
             let start = used;
             used += frame.len;
             if frame.shape == RequestShape::Empty {
-                self.send_group(topology.epoch, group.take(), input, now);
+                self.send_group(topology.epoch, group.take(), input);
                 self.client.end_skip_with_a_blank();
                 continue;
             }
@@ -325,7 +323,7 @@ impl Session {
                 group.end = used;
                 continue;
             }
-            if !self.send_group(topology.epoch, group.take(), input, now) {
+            if !self.send_group(topology.epoch, group.take(), input) {
                 return (start, Stop::Full);
             }
             if command.is_http() {
@@ -359,7 +357,7 @@ impl Session {
         if let Some(group) = &group {
             self.client.note(group.shape.command);
         }
-        let room = self.send_group(topology.epoch, group, input, now);
+        let room = self.send_group(topology.epoch, group, input);
         (used, if room { Stop::Dry } else { Stop::Full })
     }
 
@@ -378,7 +376,7 @@ impl Session {
     }
 
     /// Sends like commands that stand side by side in `input`. False: there is no room for more behind them.
-    fn send_group(&mut self, epoch: Epoch, group: Option<Group>, input: &[u8], now: Instant) -> bool {
+    fn send_group(&mut self, epoch: Epoch, group: Option<Group>, input: &[u8]) -> bool {
         let Some(Group {
             plan,
             shape,
@@ -391,7 +389,7 @@ impl Session {
         };
         let frames = input.get(start..end).unwrap_or_default();
         let (ticket, room) = self.client.ticket(count, frames.len());
-        self.route(epoch, plan, shape).send(ticket, frames, shape, now);
+        self.route(epoch, plan, shape).send(ticket, frames, shape);
         room
     }
 

@@ -120,19 +120,19 @@ impl Mux {
     }
 
     /// Sends a command (or a MULTI block); its replies come to `ticket`.
-    pub(crate) fn send(&self, ticket: Ticket, frame: &[u8], shape: Shape, now: Instant) {
-        self.append(Addressee::Client(ticket), frame, shape, now);
+    pub(crate) fn send(&self, ticket: Ticket, frame: &[u8], shape: Shape) {
+        self.append(Addressee::Client(ticket), frame, shape);
     }
 
     /// Sends an order of slipring's own, whose answer nobody needs.
-    pub(crate) fn tell(&self, frame: &[u8], shape: Shape, now: Instant) {
-        self.append(Addressee::Nobody(1), frame, shape, now);
+    pub(crate) fn tell(&self, frame: &[u8], shape: Shape) {
+        self.append(Addressee::Nobody(1), frame, shape);
     }
 
     /// Sends a question of slipring's own. `None`: the connection was lost before the answer.
     pub(crate) async fn ask(&self, frame: &[u8], shape: Shape) -> Option<Bytes> {
         let (sender, answer) = oneshot::channel();
-        self.append(Addressee::Asker(sender), frame, shape, Instant::now());
+        self.append(Addressee::Asker(sender), frame, shape);
         answer.await.ok()
     }
 
@@ -194,13 +194,13 @@ impl Mux {
         silent >= timeout
     }
 
-    fn append(&self, addressee: Addressee, frame: &[u8], shape: Shape, since: Instant) {
+    fn append(&self, addressee: Addressee, frame: &[u8], shape: Shape) {
         let state = &mut *self.state.borrow_mut();
         if state.phase == Phase::Closed {
             addressee.give_back(Bytes::copy_from_slice(frame), shape, Before::Unanswered);
             return;
         }
-        let place = state.outbox.push(frame, since);
+        let place = state.outbox.push(frame);
         state.expect(addressee, shape, place);
         if let Some(waker) = state.waker.take() {
             waker.wake();

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, CommandSpec, RequestLimits, RequestScan, write};
 use sentinel_watcher::{Epoch, Shard};
-use tokio::time::Instant;
 
 use super::{Close, Session, shape_of};
 use crate::backend::learned::Nature;
@@ -115,7 +114,7 @@ impl Session {
         let fleet = Rc::clone(&self.door.fleet);
         let mux = self.route(epoch, Plan::Primary, shape);
         for load in fleet.scripts().missing_at(mux.link(), frames) {
-            mux.tell(&load, own_shape(b"script", b"load"), Instant::now());
+            mux.tell(&load, own_shape(b"script", b"load"));
         }
     }
 

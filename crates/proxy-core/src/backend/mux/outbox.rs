@@ -49,7 +49,7 @@ struct Chunk {
 
 impl Outbox {
     /// Appends `frame` to the chunk that leaves next. It is kept once [`Self::keep`] says so.
-    pub(super) fn push(&mut self, frame: &[u8], now: Instant) -> Place {
+    pub(super) fn push(&mut self, frame: &[u8]) -> Place {
         let open = match self.chunks.back() {
             Some(chunk) if self.written < self.chunks.len() => {
                 chunk.written == 0 && chunk.bytes.len() + frame.len() <= limits::CHUNK_BYTES
@@ -60,7 +60,7 @@ impl Outbox {
             let bytes = self.spare.pop().unwrap_or_default();
             self.chunks.push_back(Chunk {
                 bytes,
-                since: now,
+                since: Instant::now(),
                 unanswered: 0,
                 written: 0,
             });
@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn push(outbox: &mut Outbox, frame: &[u8]) -> Place {
-        let place = outbox.push(frame, Instant::now());
+        let place = outbox.push(frame);
         outbox.keep(place);
         place
     }
@@ -220,8 +220,8 @@ mod tests {
         let mut io: BoxIo = Box::new(near);
         let mut outbox = Outbox::default();
         let mut group = push(&mut outbox, b"GET a\r\n");
-        let next = outbox.push(b"*2\r\n$3\r\nGET\r\n$1\r\nb\r\n", Instant::now());
-        let last = outbox.push(b"PING\r\n", Instant::now());
+        let next = outbox.push(b"*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
+        let last = outbox.push(b"PING\r\n");
         assert!(group.absorb(next) && group.absorb(last));
         write(&mut outbox, &mut io);
         let frames = outbox.frames(group);
