@@ -46,7 +46,7 @@ pub fn from_socket(socket: OwnedFd) -> io::Result<(Box<dyn Incoming>, i32)> {
     let descriptor = socket.as_raw_fd();
     let incoming: Box<dyn Incoming> = match socket.local_addr()?.is_unix() {
         true => Box::new(UnixIncoming(OwnedFd::from(socket).into())),
-        false => Box::new(TcpIncoming(socket.into())),
+        false => Box::new(TcpIncoming::new(socket.into())),
     };
     Ok((incoming, descriptor))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{self, Handle};
 
 use super::{Accepted, Address, Incoming, Listen, Opening};
 
@@ -26,9 +27,20 @@ pub struct TcpListen {
     address: SocketAddr,
 }
 
-pub(super) struct TcpIncoming(pub(super) std::net::TcpStream);
+/// A client's socket.
+pub(super) struct TcpIncoming {
+    socket: Socket,
+    /// The keepalive that it has from the socket it came on, if that is known.
+    keepalive: Option<Duration>,
+}
 
-/// Redis' own default of `tcp-keepalive`, towards nodes and sentinels.
+enum Socket {
+    /// It belongs to this worker's reactor already.
+    Registered(TcpStream, runtime::Id),
+    Bare(std::net::TcpStream),
+}
+
+/// Redis' own default of `tcp-keepalive`: towards nodes and sentinels, and of clients unless the settings say otherwise.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
 // === impl TcpDial ===
@@ -40,7 +52,7 @@ impl Dial for TcpDial {
             let attempt = TcpStream::connect((&*to.host, to.port));
             let stream = tokio::time::timeout(self.timeout, attempt).await??;
             stream.set_nodelay(true)?;
-            set_keepalive(&stream, KEEPALIVE)?;
+            set_keepalive(&socket2::SockRef::from(&stream), KEEPALIVE)?;
             unpace(&socket2::SockRef::from(&stream), stream.peer_addr()?);
             Ok(Box::new(stream) as BoxIo)
         })
@@ -68,9 +80,13 @@ impl TcpListen {
         Self::from_std(socket.into())
     }
 
-    /// Takes a socket that listens already and does not block.
+    /// Takes a socket that listens already and does not block. What is set on it, those that it accepts have: to set it
+    /// on each would take five system calls a client.
     pub(super) fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
         let address = socket.local_addr()?;
+        let listening = socket2::SockRef::from(&socket);
+        listening.set_tcp_nodelay(true)?;
+        set_keepalive(&listening, KEEPALIVE)?;
         Ok(Self {
             socket,
             registered: None,
@@ -89,11 +105,16 @@ impl Listen for TcpListen {
         };
         listener.poll_accept(cx).map(|accepted| {
             let (stream, peer) = accepted?;
-            stream.set_nodelay(true)?;
-            let local = stream.local_addr()?;
+            let local = match self.address.ip().is_unspecified() {
+                true => stream.local_addr()?,
+                false => self.address,
+            };
             Ok(Accepted {
                 descriptor: stream.as_raw_fd(),
-                socket: Box::new(TcpIncoming(stream.into_std()?)),
+                socket: Box::new(TcpIncoming {
+                    socket: Socket::Registered(stream, Handle::current().id()),
+                    keepalive: Some(KEEPALIVE),
+                }),
                 peer: peer.into(),
                 local: local.into(),
             })
@@ -117,11 +138,29 @@ impl Listen for TcpListen {
     }
 }
 
+// === impl TcpIncoming ===
+
+impl TcpIncoming {
+    /// A socket of which nobody knows how it was made.
+    pub(super) fn new(socket: std::net::TcpStream) -> Self {
+        Self {
+            socket: Socket::Bare(socket),
+            keepalive: None,
+        }
+    }
+}
+
 impl Incoming for TcpIncoming {
     fn open(self: Box<Self>, keepalive: Duration) -> Opening {
         Box::pin(async move {
-            let stream = TcpStream::from_std(self.0)?;
-            set_keepalive(&stream, keepalive)?;
+            let stream = match self.socket {
+                Socket::Registered(stream, with) if with == Handle::current().id() => stream,
+                Socket::Registered(stream, _) => TcpStream::from_std(stream.into_std()?)?,
+                Socket::Bare(socket) => TcpStream::from_std(socket)?,
+            };
+            if self.keepalive != Some(keepalive) {
+                set_keepalive(&socket2::SockRef::from(&stream), keepalive)?;
+            }
             Ok((Box::new(stream) as BoxIo).into())
         })
     }
@@ -136,22 +175,23 @@ fn unpace(socket: &socket2::SockRef<'_>, with: SocketAddr) {
     }
 }
 
-/// As Redis does it: the first probe after `time`, then three at a third of that.
-fn set_keepalive(stream: &TcpStream, time: Duration) -> io::Result<()> {
+/// As Redis does it: the first probe after `time`, then three at a third of that; none if that is zero.
+fn set_keepalive(socket: &socket2::SockRef<'_>, time: Duration) -> io::Result<()> {
     if time.is_zero() {
-        return Ok(());
+        return socket.set_keepalive(false);
     }
     let whole = |time: Duration| Duration::from_secs(time.as_secs().max(1));
     let probes = socket2::TcpKeepalive::new()
         .with_time(whole(time))
         .with_interval(whole(time / 3))
         .with_retries(3);
-    socket2::SockRef::from(stream).set_tcp_keepalive(&probes)
+    socket.set_tcp_keepalive(&probes)
 }
 
 #[cfg(test)]
 mod tests {
     use std::any::Any;
+    use std::future::poll_fn;
 
     use super::*;
 
@@ -163,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_stays_on_this_machine_is_not_paced() {
-        let listen = TcpListen::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let mut listen = TcpListen::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let dial = TcpDial {
             timeout: Duration::from_secs(30),
         };
@@ -174,13 +214,35 @@ mod tests {
             .unwrap();
         let dialled = (&*dialled as &dyn Any).downcast_ref::<TcpStream>().unwrap();
         assert_eq!(congestion(&dialled.into()), "reno");
-        let accepted = loop {
-            match listen.socket.accept() {
-                Ok((accepted, _)) => break accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
-            }
-        };
+        let accepted = poll_fn(|cx| listen.poll_accept(cx)).await.unwrap();
+        let accepted = opened(accepted, KEEPALIVE).await;
         assert_eq!(congestion(&(&accepted).into()), "reno");
+    }
+
+    /// The socket of a client that is let in.
+    async fn opened(accepted: Accepted, keepalive: Duration) -> TcpStream {
+        let io: Box<dyn Any> = accepted.socket.open(keepalive).await.ok().unwrap().io;
+        *io.downcast().unwrap()
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
+    async fn a_client_has_no_delay_and_the_keepalive_that_is_set() {
+        for (set, expected) in [(300, Some(300)), (60, Some(60)), (0, None)] {
+            let mut listen = TcpListen::bind(SocketAddr::from(([0, 0, 0, 0], 0))).unwrap();
+            let port = listen.address().inet().unwrap().port();
+            let client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let accepted = poll_fn(|cx| listen.poll_accept(cx)).await.unwrap();
+            assert_eq!(accepted.peer, client.local_addr().unwrap().into());
+            assert_eq!(accepted.local, client.peer_addr().unwrap().into());
+            let socket = opened(accepted, Duration::from_secs(set)).await;
+            assert!(socket.nodelay().unwrap());
+            let socket = socket2::SockRef::from(&socket);
+            let alive = socket.keepalive().unwrap();
+            let time = alive.then(|| socket.tcp_keepalive_time().unwrap().as_secs());
+            assert_eq!(time, expected);
+            let interval = alive.then(|| socket.tcp_keepalive_interval().unwrap().as_secs());
+            assert_eq!(interval, expected.map(|time| time / 3));
+        }
     }
 }

@@ -47,8 +47,7 @@ impl Session {
                     let epoch = self.door.fleet.topology().epoch;
                     let frame = self.prepared(epoch, plan, frame, shape);
                     let (ticket, _) = self.client.ticket(1, frame.len());
-                    self.route(epoch, plan, shape)
-                        .send(ticket, &frame, shape);
+                    self.route(epoch, plan, shape).send(ticket, &frame, shape);
                     return Ok(());
                 }
             }
@@ -209,8 +208,7 @@ impl Session {
         let epoch = self.door.fleet.topology().epoch;
         let frame = self.prepared(epoch, plan, &frame, shape);
         let ticket = self.client.ticket_again(seq, frame.len());
-        self.route(epoch, plan, shape)
-            .send(ticket, &frame, shape);
+        self.route(epoch, plan, shape).send(ticket, &frame, shape);
     }
 
     /// Where a command that came back goes. A read that a replica refused goes to the primary, where it may; one
