@@ -403,7 +403,7 @@ impl Running {
                 lookout: Lookout::new(&shared.findings, worker).map(Rc::new),
             };
             let fleet = Fleet::new(parts, &upstream.feed);
-            crate::task::spawn(Rc::clone(&fleet).follow(upstream.feed.clone()));
+            crate::task::spawn(Rc::clone(&fleet).follow());
             fleet
         };
         let fleets: Vec<_> = shared.masters.iter().enumerate().map(fleet).collect();

@@ -261,6 +261,7 @@ impl Session {
 
     /// What matters before new input does.
     fn look_up(&mut self, cx: &Context<'_>) -> Option<Turn> {
+        self.door.fleet.catch_up();
         self.client.register(cx);
         let _ = self.client.poll_flush();
         if let Some(reason) = self.client.broken() {

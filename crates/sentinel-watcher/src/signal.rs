@@ -47,14 +47,21 @@ impl Signal {
 // === impl SignalFeed ===
 
 impl SignalFeed {
+    /// Whether the signal has been raised since this listener last waited or looked. Costs one load.
+    #[must_use]
+    pub fn look(&mut self) -> bool {
+        let raised = self.shared.raised.load(Ordering::Acquire);
+        std::mem::replace(&mut self.seen, raised) != raised
+    }
+
     /// Waits until the signal is raised, or has been since this listener last waited. May be dropped and called
     /// again: nothing is missed.
     pub async fn changed(&mut self) {
         loop {
             // Made before the look, so that what is raised in between wakes it.
-            let woken = self.shared.waiting.notified();
-            let raised = self.shared.raised.load(Ordering::Acquire);
-            if std::mem::replace(&mut self.seen, raised) != raised {
+            let shared = Arc::clone(&self.shared);
+            let woken = shared.waiting.notified();
+            if self.look() {
                 return;
             }
             woken.await;

@@ -153,6 +153,11 @@ impl TopologyFeed {
         self.current.load()
     }
 
+    /// The newest topology, where this feed has neither waited for it nor been asked for it yet. Costs one load where it has.
+    pub fn news(&mut self) -> Option<Arc<Topology>> {
+        self.news.look().then(|| Arc::clone(&self.current.load()))
+    }
+
     /// Waits until a topology is published that this feed has not waited for yet. Pending for ever once the
     /// publisher is gone: the last good topology serves.
     pub async fn changed(&mut self) {

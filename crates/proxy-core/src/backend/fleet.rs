@@ -63,6 +63,7 @@ pub(crate) struct FleetParts {
 /// One worker's backends of one master.
 pub(crate) struct Fleet {
     parts: FleetParts,
+    feed: RefCell<TopologyFeed>,
     topology: RefCell<Arc<Topology>>,
     applied: Signal,
     nodes: RefCell<BTreeMap<NodeKey, NodeBackends>>,
@@ -108,6 +109,7 @@ impl Fleet {
         Rc::new(Self {
             scripts: Scripts::new(Arc::clone(&parts.scripts)),
             parts,
+            feed: RefCell::new(feed.clone()),
             topology: RefCell::new(topology),
             applied: Signal::default(),
             nodes: RefCell::new(BTreeMap::new()),
@@ -121,11 +123,25 @@ impl Fleet {
     }
 
     /// Applies every topology that the watcher publishes. Never ends.
-    pub(crate) async fn follow(self: Rc<Self>, mut feed: TopologyFeed) {
+    pub(crate) async fn follow(self: Rc<Self>) {
+        let mut feed = self.feed.borrow().clone();
+        let first = Arc::clone(&feed.load());
+        self.feed.borrow_mut().news();
+        self.apply(first);
         loop {
-            let newest = Arc::clone(&feed.load());
-            self.apply(newest);
             feed.changed().await;
+            self.catch_up();
+        }
+    }
+
+    /// Applies what is published by now. A worker that the machine has not let run finds the watcher's news and its clients'
+    /// commands at once, and tokio lets tasks that other threads wake wait for up to thirty of its own: whoever is about
+    /// to send something looks here first, so that no command is sent by what was true before it came.
+    #[inline]
+    pub(crate) fn catch_up(self: &Rc<Self>) {
+        let news = self.feed.borrow_mut().news();
+        if let Some(newest) = news {
+            self.apply(newest);
         }
     }
 

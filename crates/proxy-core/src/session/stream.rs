@@ -219,6 +219,7 @@ impl Session {
         let mut applied = self.door.fleet.applied();
         let node = &backend.link().node;
         loop {
+            self.door.fleet.catch_up();
             if self.is_to_let_go(stream, backend) {
                 self.let_go_streamed(stream, lease, backend).await?;
             }

@@ -259,6 +259,7 @@ fn who_waits_for_the_replicas_of_a_former_primary_is_told_that_there_are_none() 
             client.ask(before).await;
             world.a.once("WAIT", Fault::Hang);
             client.send(wait).await;
+            settle().await;
             world.moving();
             client.hears_nothing_for(Duration::from_secs(1)).await;
             world.switch();

@@ -41,6 +41,31 @@ fn nothing_reaches_the_old_primary_once_the_new_one_is_known() {
     });
 }
 
+/// A worker that was not let run for a while finds its clients' commands first, and the watcher's news behind them.
+#[test]
+fn what_comes_beside_the_news_goes_by_the_news() {
+    for (mode, greeting) in [("PING", 1), ("WATCH w", 1), ("HELLO 3; SUBSCRIBE c", 2)] {
+        run(async |world| {
+            let mut client = world.client();
+            client.send(mode).await;
+            client.replies(greeting).await;
+            assert_eq!(client.ask("SET k before").await, "+OK", "{mode}");
+            client.send("SET k after").await;
+            world.moving();
+            settle().await;
+            assert_eq!(world.a.received("SET k after").len(), 0, "{mode}");
+            world.switch();
+            assert_eq!(client.reply().await, "+OK", "{mode}");
+            assert_eq!(world.b.executed("SET k after").len(), 1, "{mode}");
+            // The same where the switch itself is the news.
+            client.send("SET k last").await;
+            world.serve(&world.a);
+            assert_eq!(client.reply().await, "+OK", "{mode}");
+            assert_eq!(world.b.received("SET k last").len(), 0, "{mode}");
+        });
+    }
+}
+
 /// The old primary is stopped and wakes up behind the switch: what it then executes is what it had been sent before.
 #[test]
 fn a_write_in_flight_at_the_switch_is_unknown_at_once_and_none_is_sent_behind_it() {

@@ -45,6 +45,7 @@ impl Session {
         command: &Command<Bytes>,
         call: &mut Call,
     ) -> Result<Attempt, Close> {
+        self.door.fleet.catch_up();
         self.leave_former(stay);
         if let Some(refusal) = self.await_turn(stay, command, call).await? {
             self.leave_unserved(stay, command, &refusal);
