@@ -9,7 +9,8 @@ use testkit::client::Cause;
 use testkit::load::Outcome;
 use testkit::{Client, Cluster, Flavor, Load, Node, Proxy, on_each_server};
 
-use super::support::{PATIENCE, ask, before, outward, refuses, says, slipring, steady, told_failover, words};
+use super::record::told_failover;
+use super::support::{PATIENCE, ask, before, outward, refuses, says, slipring, steady, words};
 
 on_each_server! {
     /// Clients of this slipring, clients of another one, and writers who go around both: each acknowledged write is kept.

@@ -8,7 +8,8 @@ use testkit::load::Outcome;
 use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{PATIENCE, before, breakable, delivered_once, kept, told_failover};
+use super::record::{counts_who_waited, told_failover};
+use super::support::{PATIENCE, before, breakable, delivered_once, kept};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
@@ -47,11 +48,11 @@ on_each_server! {
         }
         let after = history.phase(&verdict, at, history.ended);
         ensure!(after.acknowledged_writes > 200, "{after:?}");
-        transactions.finish(last, moved)?;
+        let unknown = all.unknown_count() + transactions.finish(last, moved)?;
         bystanders.finish(bystanders::Node::Dead)?;
         let told = told_failover(&proxy, "crash")?;
-        ensure!(told["commands_held"].as_u64() > Some(0), "{told:#}");
-        ensure!(told["outcomes_unknown"].as_u64() >= Some(all.unknown_count() as u64), "{} {told:#}", all.unknown_count());
+        counts_who_waited(&told, &history)?;
+        ensure!(told["outcomes_unknown"].as_u64() >= Some(unknown as u64), "{unknown} {told:#}");
         let back = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: {} unknown, {} lost, back {back:?} after the promotion", all.unknown_count(), all.lost);
         ensure!(back.is_some_and(|back| back < Duration::from_secs(5)), "back after {back:?}");

@@ -26,6 +26,7 @@ mod lookout;
 mod moved;
 mod pipelines;
 mod planned_failover;
+mod record;
 mod reload;
 mod replica_reads;
 mod replication;

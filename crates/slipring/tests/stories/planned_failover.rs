@@ -9,9 +9,8 @@ use testkit::load::Hold;
 use testkit::{Flavor, Load, on_each_server};
 
 use super::bystanders::{self, Bystanders};
-use super::support::{
-    Listener, PATIENCE, before, delivered_once, kept, steady, told_failover, writes_executed,
-};
+use super::record::{counts_who_waited, told_failover};
+use super::support::{Listener, PATIENCE, before, delivered_once, kept, steady, writes_executed};
 use super::transactions::{Move, Transactions};
 
 on_each_server! {
@@ -57,8 +56,8 @@ on_each_server! {
         ensure!(all.longest_pause < Duration::from_secs(8), "{all:?}");
         let first = history.first_write_after(&verdict, at).map(|first| first - at);
         eprintln!("{flavor}: longest pause {:?}, first write {first:?} after the promotion", all.longest_pause);
-        ensure!(told["commands_held"].as_u64() > Some(0), "{told:#}");
-        ensure!(told["outcomes_unknown"] == 0, "{told:#}");
+        counts_who_waited(&told, &history)?;
+        ensure!(told["outcomes_unknown"] == 0 && told["connections_cut"].as_u64() > Some(0), "{told:#}");
         for counter in ["slipring_unknown_outcomes_total", "slipring_session_panics_total"] {
             ensure!(proxy.metric(counter, &[])? == 0.0, "{counter}");
         }

@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::Value;
 use testkit::client::{Cause, encode};
 use testkit::load::{History, Hold, Kind, Outcome, Verdict};
 use testkit::proxy::ProxyBuilder;
@@ -134,47 +133,6 @@ pub(crate) fn same_batch(
         shown(&got)
     );
     Ok(())
-}
-
-/// The record of the only switch so far, once it is complete: it must be of this kind, and tell a story in order.
-pub(crate) fn told_failover(proxy: &Proxy, kind: &str) -> Result<Value> {
-    let mut told = Value::Null;
-    proxy.process().wait_until("the record of the failover", || {
-        let (_, page) = proxy.get("/failovers")?;
-        let page: Value = serde_json::from_str(&page)?;
-        let records = page["masters"][0]["failovers"]
-            .as_array()
-            .context("no list")?
-            .clone();
-        let mut switches = records.iter().filter(|record| record["to"].is_string());
-        told = switches.next().context("no switch is told of")?.clone();
-        ensure!(switches.next().is_none(), "more than one: {records:#?}");
-        ensure!(told["end"] == "confirmed", "not over: {told:#}");
-        let line = format!("primary switched master=\"mymaster\" number={}", told["number"]);
-        ensure!(proxy.process().log().contains(&line), "no line {line}");
-        Ok(())
-    })?;
-    let at = |name: &str| {
-        told[name]
-            .as_u64()
-            .with_context(|| format!("no {name}: {told:#}"))
-    };
-    ensure!(told["kind"] == kind, "{told:#}");
-    ensure!(told["candidate"] == told["to"], "{told:#}");
-    // Each worker shuts the old primary out before it writes to the new one, but none waits for the others: the first
-    // write of one may precede the last fence.
-    for then in ["fenced_ms", "first_write_ms"] {
-        let order = ["candidate_ms", "promoted_ms", then];
-        let moments = order.into_iter().map(at).collect::<Result<Vec<_>>>()?;
-        ensure!(moments.is_sorted(), "{told:#}");
-    }
-    ensure!(
-        at("promoted_ms")? <= at("ended_ms")? && at("held_ms")? == at("promoted_ms")?,
-        "{told:#}"
-    );
-    let counted = proxy.metric("slipring_failover_duration_seconds_count", &[])?;
-    ensure!(counted == 1.0, "{counted} failovers are counted");
-    Ok(told)
 }
 
 /// This machine's address towards others; nothing is sent.
