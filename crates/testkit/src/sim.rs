@@ -8,6 +8,7 @@
 
 pub mod blame;
 pub mod chaos;
+mod chronicle;
 pub mod client;
 mod commands;
 mod connection;

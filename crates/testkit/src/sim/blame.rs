@@ -20,6 +20,8 @@ pub enum Dread {
     DirtyLease,
     /// Somebody was not served in time.
     Stall,
+    /// The timeline tells what did not happen, or does not tell what did.
+    Untold,
 }
 
 /// One finding.

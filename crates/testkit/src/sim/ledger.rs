@@ -1,7 +1,7 @@
 //! What all sessions were told of their writes, against what the nodes have done.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sentinel_watcher::{HostPort, Phase, Primary};
@@ -88,6 +88,15 @@ impl Ledger {
         });
     }
 
+    /// The sessions that were told at `until` or later of writes that they had asked for between `from` and `until`.
+    pub fn waiting(&self, from: Instant, until: Instant) -> BTreeSet<String> {
+        let pushed = self.pushed.borrow();
+        let waiting = pushed
+            .iter()
+            .filter(|one| one.asked > from && one.asked < until && one.told >= until);
+        waiting.map(|one| session_of(&one.id)).collect()
+    }
+
     /// A job was queued, or may have been.
     pub fn offer(&self, id: String) {
         self.jobs.borrow_mut().entry(id).or_insert(None);
@@ -138,8 +147,7 @@ impl Ledger {
             let Some(place) = place.filter(|_| *fate != Fate::Unknown) else {
                 continue;
             };
-            let session = id.split('-').next().unwrap_or_default().to_owned();
-            let before = last.insert(session, place);
+            let before = last.insert(session_of(id), place);
             if before.is_some_and(|before| before > place) {
                 blame(
                     Dread::Disorder,
@@ -175,6 +183,10 @@ impl Ledger {
         }
         executed
     }
+}
+
+fn session_of(id: &str) -> String {
+    id.split('-').next().unwrap_or_default().to_owned()
 }
 
 /// Why an acknowledged write is lost through the proxy's fault; `None` where Redis lost it.

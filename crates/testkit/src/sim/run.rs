@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::blame::{Dread, Finding, blame, findings};
 use super::chaos::Chaos;
+use super::chronicle;
 use super::ledger::Ledger;
 use super::reply::show;
 use super::rng::Rng;
@@ -90,6 +91,7 @@ async fn story(mut rng: Rng) {
         blame(Dread::Stall, "not everybody was served in the end".to_owned());
     }
     ledger.audit(&world);
+    chronicle::audit(&world, &ledger);
     check_handle(&world);
 }
 

@@ -118,6 +118,9 @@ impl World {
         for worker in workers {
             spawn(worker.run());
         }
+        for timeline in handle.timelines() {
+            spawn(async move { timeline.follow().await });
+        }
         let published = Rc::default();
         spawn(record(feed.clone(), Rc::clone(&published)));
         Self {
