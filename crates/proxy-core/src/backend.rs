@@ -1,5 +1,6 @@
 //! One node under one Profile: its muxes and its pools of leases.
 
+pub(crate) mod access;
 pub(crate) mod by_hand;
 pub(crate) mod conn;
 pub(crate) mod fleet;
@@ -8,6 +9,7 @@ pub(crate) mod lease;
 pub(crate) mod mux;
 pub(crate) mod profile;
 pub(crate) mod scripts;
+pub(crate) mod told;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -318,6 +320,15 @@ impl Backend {
         );
         let reply = self.mux(turn).ask(&request, own_shape(b"client")).await?;
         matches!(&reply[..], b":0\r\n" | b":1\r\n").then_some(())
+    }
+
+    /// Whether the node asks for a password before all else, over the shared connection that session `turn` uses.
+    pub(crate) async fn is_refused(&self, turn: u64) -> bool {
+        let answer = self
+            .mux(turn)
+            .ask(b"*1\r\n$4\r\npInG\r\n", own_shape(b"ping"))
+            .await;
+        answer.is_none_or(|answer| fleet::is_refusal(&answer))
     }
 
     /// Whether this user may select this database. Nobody in particular gets there by no other way.

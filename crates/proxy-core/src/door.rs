@@ -10,6 +10,7 @@ use sentinel_watcher::Epoch;
 use tokio::time::Instant;
 
 use crate::backend::NodeKey;
+use crate::backend::access::Access;
 use crate::backend::by_hand::ByHand;
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
@@ -24,7 +25,7 @@ use crate::passage::{Departures, Kin};
 use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
-use crate::settings::{ReadPolicy, Settings};
+use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
 /// What a session came through.
 pub(crate) struct Door {
@@ -77,6 +78,7 @@ pub(crate) struct Master {
     pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) streams: Arc<Streams>,
     pub(crate) by_hand: Arc<ByHand>,
+    pub(crate) access: Arc<Access>,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) findings: Arc<Findings>,
 }
@@ -124,7 +126,10 @@ pub(crate) struct Counted {
 impl Door {
     /// Who a client is before it has said anything.
     pub(crate) fn first_profile(&self) -> Rc<Profile> {
-        self.worker.settings.first_profile()
+        match self.worker.settings.client_auth() {
+            ClientAuth::Passthrough => self.fleet.nobody(),
+            ClientAuth::Proxy | ClientAuth::None => self.worker.settings.first_profile(),
+        }
     }
 }
 
@@ -198,6 +203,7 @@ impl Master {
             scripts: Arc::default(),
             streams: Arc::default(),
             by_hand: Arc::default(),
+            access: Arc::default(),
             findings: Arc::new(findings),
             timeline: Arc::new(Timeline::new(master, number, health, Arc::clone(metrics))),
         }

@@ -118,6 +118,9 @@ pub(crate) const REFUSAL_MS: u64 = 1000;
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 50;
 
+/// While clients come in, it is looked at so often whether the nodes ask newcomers for a password now.
+pub(crate) const ACCESS_LOOK_SECS: u64 = 1;
+
 /// Orders for the process as a whole that may wait; one more is refused.
 pub(crate) const DEMANDS_WAITING: usize = 16;
 

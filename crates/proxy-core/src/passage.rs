@@ -18,6 +18,7 @@ use sentinel_watcher::{BoxIo, Credentials, Secret};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::backend::access::Era;
 use crate::backend::profile::{Profile, Resp};
 use crate::limits;
 use crate::net::{Accepted, Address, Incoming};
@@ -219,12 +220,18 @@ impl SessionState {
         };
         let shown = self.password.as_ref().map(|password| of(&self.user, password));
         let selected_by = self.selected_by.as_ref();
+        let credentials = if self.own {
+            first.credentials.clone()
+        } else {
+            shown
+        };
         Profile {
-            credentials: if self.own {
-                first.credentials.clone()
+            era: if credentials.is_some() {
+                Era::default()
             } else {
-                shown
+                first.era
             },
+            credentials,
             db: self.db,
             selected_by: selected_by.map(|(user, password)| Box::new(of(user, password))),
             resp: if self.resp3 { Resp::Three } else { Resp::Two },

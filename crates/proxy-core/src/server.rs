@@ -397,6 +397,7 @@ impl Running {
                 cells: Arc::clone(&cells),
                 scratch: Rc::clone(&state.scratch),
                 by_hand: Arc::clone(&shared.by_hand),
+                access: Arc::clone(&shared.access),
                 timeline: Arc::clone(&shared.timeline),
                 quiet: upstream.steering.quiet_place(),
                 scripts,

@@ -33,7 +33,6 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape};
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 
-use crate::backend::fleet::Grants;
 use crate::backend::mux::Mux;
 use crate::backend::profile::Profile;
 use crate::client::{Client, Order, Shape};
@@ -436,9 +435,7 @@ impl Session {
     /// Has not authenticated where that is asked: AUTH, HELLO, QUIT and RESET are all it may.
     fn is_nobody(&self) -> bool {
         match self.door.worker.settings.client_auth() {
-            ClientAuth::Passthrough => {
-                self.profile.credentials.is_none() && self.door.fleet.grants() == Grants::Nothing
-            }
+            ClientAuth::Passthrough => self.door.fleet.grants_nothing_to(&self.profile),
             ClientAuth::Proxy => !self.admitted,
             ClientAuth::None => false,
         }

@@ -17,13 +17,16 @@ use sentinel_watcher::{
 };
 use tokio::time::Instant;
 
+use crate::backend::access::Access;
 use crate::backend::by_hand::ByHand;
 use crate::backend::conn::ConnectError;
 use crate::backend::learned::Learned;
 use crate::backend::profile::{Profile, Resp};
 use crate::backend::scripts::{ScriptStore, Scripts};
+use crate::backend::told::Told;
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
+use crate::limits;
 use crate::live::Live;
 use crate::lookout::Lookout;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
@@ -55,6 +58,7 @@ pub(crate) struct FleetParts {
     pub(crate) health: HealthFeed,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) by_hand: Arc<ByHand>,
+    pub(crate) access: Arc<Access>,
     pub(crate) quiet: QuietPlace,
     pub(crate) scripts: Arc<ScriptStore>,
     pub(crate) lookout: Option<Rc<Lookout>>,
@@ -78,6 +82,11 @@ pub(crate) struct Fleet {
     follows: Cell<bool>,
     /// The primary answers NOAUTH to nobody.
     grants: Cell<Grants>,
+    /// Who newcomers are, if nobody in particular.
+    nobody: RefCell<Rc<Profile>>,
+    /// Somebody has come in since the last look at what is granted to nobody.
+    entered: Cell<bool>,
+    looked_at: Cell<Option<Instant>>,
     scripts: Scripts,
 }
 
@@ -119,6 +128,9 @@ impl Fleet {
             paused: Cell::new(None),
             follows: Cell::new(false),
             grants: Cell::default(),
+            nobody: RefCell::default(),
+            entered: Cell::new(false),
+            looked_at: Cell::new(None),
         })
     }
 
@@ -177,9 +189,50 @@ impl Fleet {
         &self.scripts
     }
 
-    /// What a client that has not authenticated can do here.
-    pub(crate) fn grants(&self) -> Grants {
+    /// What a newcomer that has not authenticated can do here.
+    pub(crate) fn grants(self: &Rc<Self>) -> Grants {
+        self.nobody();
         self.grants.get()
+    }
+
+    /// Who a newcomer is that has not authenticated. It shares no connection with those to whom something else was granted.
+    pub(crate) fn nobody(self: &Rc<Self>) -> Rc<Profile> {
+        self.entered.set(true);
+        let era = self.parts.access.era();
+        if self.nobody.borrow().era != era {
+            let profile = Profile {
+                era,
+                ..Profile::default()
+            };
+            self.nobody.replace(Rc::new(profile));
+            self.grants.set(Grants::Unknown);
+            crate::task::spawn(Rc::clone(self).learn_auth());
+        }
+        Rc::clone(&self.nobody.borrow())
+    }
+
+    /// Whether all that `profile` can do is to authenticate. Who came in another era is told by the node.
+    pub(crate) fn grants_nothing_to(&self, profile: &Profile) -> bool {
+        profile.credentials.is_none()
+            && self.grants.get() == Grants::Nothing
+            && profile.era == self.nobody.borrow().era
+    }
+
+    /// The primary has done what it was `told`.
+    pub(crate) fn heed(&self, told: Told) {
+        if let Some(role) = told.role
+            && let Some(primary) = &self.topology().shard(0).primary
+        {
+            self.parts.by_hand.note(&key_of(primary), role);
+        }
+        if told.access {
+            self.parts.access.end(self.parts.access.era());
+        }
+    }
+
+    /// What the primary grants to nobody is another thing than it was, as `profile` has just learned.
+    pub(crate) fn end_era(&self, profile: &Profile) {
+        self.parts.access.end(profile.era);
     }
 
     /// The primary under `profile`, where there is one.
@@ -344,7 +397,8 @@ impl Fleet {
     }
 
     /// Looks after silent nodes and idle connections.
-    pub(crate) fn pulse(&self, now: Instant) {
+    pub(crate) fn pulse(self: &Rc<Self>, now: Instant) {
+        self.look_at_access(now);
         for node in self.nodes.borrow_mut().values_mut() {
             node.backends.retain(|_, backend| !backend.retire_if_unused(now));
             let node = &*node;
@@ -489,6 +543,26 @@ impl Fleet {
         }
     }
 
+    /// Somebody may have changed, past slipring, what is granted to nobody. That all is granted again concerns those who
+    /// find that it is refused.
+    fn look_at_access(self: &Rc<Self>, now: Instant) {
+        let since = self.looked_at.get().map(|at| now.duration_since(at));
+        let due = since.is_none_or(|since| since.as_secs() >= limits::ACCESS_LOOK_SECS);
+        if self.grants.get() == Grants::Something && due && self.entered.take() {
+            self.looked_at.set(Some(now));
+            crate::task::spawn(Rc::clone(self).look_again());
+        }
+    }
+
+    async fn look_again(self: Rc<Self>) {
+        let (nobody, backend) = (self.nobody(), self.primary(&Profile::default()));
+        self.entered.set(false);
+        let Some(backend) = backend else { return };
+        if ping(backend.link()).await.is_some_and(|reply| is_refusal(&reply)) {
+            self.end_era(&nobody);
+        }
+    }
+
     /// Finds out what the primary grants to nobody.
     async fn learn_auth(self: Rc<Self>) {
         let Some(backend) = self.primary(&Profile::default()) else {
@@ -504,7 +578,7 @@ impl Fleet {
             }
         };
         if let Some(reply) = reply {
-            self.grants.set(if reply.starts_with(b"-NOAUTH") {
+            self.grants.set(if is_refusal(&reply) {
                 Grants::Nothing
             } else {
                 Grants::Something
@@ -523,6 +597,11 @@ fn key_of(primary: &Primary) -> NodeKey {
         address: primary.address.clone(),
         term: Some(primary.term),
     }
+}
+
+/// The node asks for a password first.
+pub(crate) fn is_refusal(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOAUTH")
 }
 
 /// Decides between busy and gone: any answer on a fresh connection is a sign of life.

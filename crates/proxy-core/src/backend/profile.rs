@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::write;
 use sentinel_watcher::Credentials;
 
+use crate::backend::access::Era;
+
 /// The RESP version of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Resp {
@@ -27,6 +29,8 @@ pub(crate) struct Profile {
     pub selected_by: Option<Box<Credentials>>,
     /// The RESP version chosen by HELLO.
     pub resp: Resp,
+    /// When it came, if it is nobody in particular: that is granted to a connection as it is made.
+    pub era: Era,
 }
 
 impl Profile {
@@ -57,6 +61,11 @@ impl Profile {
         };
         Self {
             selected_by: chosen_by.filter(|first| self.db != 0 && Some(&**first) != credentials.as_ref()),
+            era: if credentials.is_some() {
+                Era::default()
+            } else {
+                self.era
+            },
             credentials,
             ..self.clone()
         }

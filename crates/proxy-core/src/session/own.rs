@@ -59,7 +59,7 @@ impl Session {
                 self.answer_result(&command, greeting);
                 Ok(())
             }
-            _ if self.is_nobody() => {
+            _ if self.is_nobody() && self.is_refused().await? => {
                 self.answer(&command, &Error::NoAuth.reply());
                 Ok(())
             }
@@ -67,6 +67,26 @@ impl Session {
             "info" => self.info(command).await,
             _ => self.client_command(command).await,
         }
+    }
+
+    /// The node still asks for a password first.
+    async fn is_refused(&mut self) -> Result<bool, Close> {
+        if self.checks_here() {
+            return Ok(true);
+        }
+        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+            return Ok(true);
+        };
+        let turn = self.id;
+        let refused = tokio::select! {
+            biased;
+            close = self.broken() => return Err(close),
+            refused = backend.is_refused(turn) => refused,
+        };
+        if !refused {
+            self.door.fleet.end_era(&self.profile);
+        }
+        Ok(refused)
     }
 
     /// Back to how the connection started.

@@ -72,6 +72,67 @@ fn the_node_is_asked_for_each_proof() {
 }
 
 #[test]
+fn newcomers_are_asked_for_a_password_that_was_set_meanwhile() {
+    let change = [
+        "CONFIG SET requirepass pw",
+        "ACL SETUSER default on >pw",
+        "MULTI; CONFIG SET maxmemory 1 requirepass pw; EXEC",
+        "MULTI;; ACL SETUSER default >pw;; EXEC",
+        "HELLO 3; SUBSCRIBE c; CONFIG SET requirepass pw",
+    ];
+    for change in change {
+        run_with(
+            |settings| settings.workers = 2,
+            async |world| {
+                world.serve(&world.a);
+                settle().await;
+                let mut residents: Vec<_> = (0..4).map(|_| world.client()).collect();
+                for client in &mut residents {
+                    client.ask("INCR n").await;
+                }
+                let mut operator = world.client();
+                for part in change.split(";;") {
+                    operator.ask(part.trim()).await;
+                }
+                for client in &mut residents {
+                    assert_eq!(client.ask("SET k v; CLIENT GETNAME").await, "+OK nil", "{change}");
+                }
+                for _ in 0..4 {
+                    let mut newcomer = world.client();
+                    assert_eq!(newcomer.ask("GET k").await, NOAUTH, "{change}");
+                    assert_eq!(newcomer.ask("CLIENT ID").await, NOAUTH, "{change}");
+                    assert_eq!(newcomer.ask("AUTH pw; GET k").await, "+OK v", "{change}");
+                }
+                assert_eq!(residents[0].ask("RESET; GET k").await, format!("+RESET {NOAUTH}"));
+            },
+        );
+    }
+}
+
+#[test]
+fn a_password_that_was_set_past_slipring_is_found_out_while_clients_come() {
+    run(async |world| {
+        world.serve(&world.a);
+        settle().await;
+        let mut resident = world.client();
+        assert_eq!(resident.ask("SET k v").await, "+OK");
+        world.a.require("default", "pw");
+        drop(world.client());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(world.client().ask("GET k").await, NOAUTH);
+        assert_eq!(resident.ask("GET k").await, "v");
+        world.a.require_nothing();
+        let mut newcomer = world.client();
+        assert_eq!(newcomer.ask("CLIENT GETNAME; GET k").await, "nil v");
+        // Nobody comes, and nothing is asked.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let pings = world.a.received("pInG").len();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(world.a.received("pInG").len(), pings);
+    });
+}
+
+#[test]
 fn two_users_never_share_a_connection() {
     run(async |world| {
         with_passwords(world).await;

@@ -31,7 +31,8 @@ pub enum Class {
     Subscription,
     /// Turns the connection into a stream: MONITOR, SYNC, PSYNC.
     Stream,
-    /// Stops scripts or servers or asks after them, and must not queue behind them; or tells a node what to be.
+    /// Stops scripts or servers or asks after them, and must not queue behind them; or tells a node what slipring must
+    /// know: what to be, whom to let in.
     Control,
     /// State of the node's connection that cannot be shared or moved; pins the session for its life.
     Tracking,
@@ -132,7 +133,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 50] = [
+const CLASSES: [(&str, Class); 53] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -173,6 +174,9 @@ const CLASSES: [(&str, Class); 50] = [
     ("replicaof", Class::Control),
     ("slaveof", Class::Control),
     ("failover", Class::Control),
+    ("config|set", Class::Control),
+    ("acl|setuser", Class::Control),
+    ("acl|load", Class::Control),
     ("eval", Class::Script),
     ("eval_ro", Class::Script),
     ("evalsha", Class::Script),

@@ -212,6 +212,11 @@ impl Node {
         self.state().users.insert(user.to_owned(), password.to_owned());
     }
 
+    /// From here on "default" has no password.
+    pub fn require_nothing(&self) {
+        self.state().users.remove("default");
+    }
+
     /// Commands that came and start with `prefix`.
     pub fn received(&self, prefix: &str) -> Vec<Line> {
         lines(&self.state().received, prefix)

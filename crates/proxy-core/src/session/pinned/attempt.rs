@@ -397,10 +397,8 @@ impl Session {
         let took = call.since.elapsed();
         link.account(call.shape, command.spec().class, outcome, took);
         self.point_out(&link, command, &reply, took);
-        if !kind.is_error()
-            && let Some(told) = stay.told(command, &reply)
-        {
-            link.by_hand.note(&link.node, told);
+        if !kind.is_error() {
+            self.door.fleet.heed(stay.told(command, &reply));
         }
         stay.note(command, kind, &reply, &mut self.profile);
         if !call.shape.read && !stay.state.in_multi {

@@ -7,9 +7,9 @@ use resp_codec::{Class, Command, ReplyKind};
 use tokio::time::Instant;
 
 use super::rearm;
-use crate::backend::by_hand::Told;
 use crate::backend::lease::{Budget, Lease, LeaseState};
 use crate::backend::profile::{Profile, Resp};
+use crate::backend::told::Told;
 use crate::backend::{Backend, Link};
 use crate::client::Shape;
 use crate::client::face::{Blocked, Face};
@@ -49,8 +49,8 @@ pub(super) struct Journal {
     pub(super) over: bool,
     /// Commands of it that EXEC will answer.
     queued: usize,
-    /// What the last REPLICAOF in it tells the node to be.
-    told: Option<Told>,
+    /// What it tells the node.
+    told: Told,
     /// SELECT commands in it: their place among the replies of EXEC, and the database.
     selects: Vec<(usize, u32)>,
 }
@@ -284,13 +284,13 @@ impl Stay {
         }
     }
 
-    /// What `command`, by `reply` not refused, has told the node to be.
-    pub(super) fn told(&self, command: &Command<Bytes>, reply: &[u8]) -> Option<Told> {
+    /// What `command`, by `reply` not refused, has told the node.
+    pub(super) fn told(&self, command: &Command<Bytes>, reply: &[u8]) -> Told {
         match command.spec().name {
             // Null: it was not executed.
-            "exec" if reply.starts_with(b"*-1") || reply.starts_with(b"_") => None,
+            "exec" if reply.starts_with(b"*-1") || reply.starts_with(b"_") => Told::default(),
             "exec" => self.journal.told,
-            _ if self.state.in_multi => None,
+            _ if self.state.in_multi => Told::default(),
             _ => Told::by(command),
         }
     }
@@ -312,7 +312,7 @@ impl Journal {
     pub(super) fn add(&mut self, command: &Command<Bytes>, queued: bool) {
         let frame = command.frame();
         if queued {
-            self.told = Told::by(command).or(self.told);
+            self.told = self.told.and(Told::by(command));
             if command.spec().name == "select" {
                 self.selects.extend(database(command).map(|db| (self.queued, db)));
             }

@@ -6,6 +6,7 @@ use resp_codec::{Class, Command, ReplyKind};
 use super::state::Stream;
 use super::transaction::elements;
 use crate::backend::profile::Profile;
+use crate::backend::told::Told;
 use crate::session::clients::{is_own, is_refusal};
 use crate::session::{Close, Session, own};
 
@@ -39,6 +40,7 @@ impl Session {
                     // Its confirmations are no replies: the next command's is not the next any more.
                     self.client.end_skip();
                 }
+                self.door.fleet.heed(Told::by(&command));
                 stream.standing.note(&command);
                 stream.show(&command, &mut self.client.face_mut());
                 match (command.spec().name, stream.redirect) {

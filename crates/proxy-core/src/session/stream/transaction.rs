@@ -220,7 +220,7 @@ impl Step {
         match self {
             Self::Command(command) => matches!(
                 command.spec().class,
-                Class::Session | Class::Subscription | Class::Stream | Class::Tracking
+                Class::Session | Class::Subscription | Class::Stream | Class::Tracking | Class::Control
             ),
             Self::Others(_) => false,
         }
