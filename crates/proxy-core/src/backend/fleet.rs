@@ -3,6 +3,8 @@
 //! A worker acts on a new topology in one step: what is no longer there is fenced before any session sees the
 //! new one, so that nothing can slip to a former primary.
 
+mod newcomers;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,14 +25,13 @@ use crate::backend::conn::ConnectError;
 use crate::backend::learned::Learned;
 use crate::backend::profile::{Profile, Resp};
 use crate::backend::scripts::{ScriptStore, Scripts};
-use crate::backend::told::Told;
 use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
-use crate::limits;
 use crate::live::Live;
 use crate::lookout::Lookout;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
+pub(crate) use newcomers::{Grants, is_refusal};
 
 /// A pause that a client has asked of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,16 +97,6 @@ struct NodeBackends {
     /// A connection of its own for AUTH: what a client claims is proven there, and nothing else is sent.
     prover: Rc<Backend>,
     probing: Rc<Cell<bool>>,
-}
-
-/// What the primary grants to whoever has not authenticated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Grants {
-    /// No primary has been asked yet.
-    #[default]
-    Unknown,
-    Nothing,
-    Something,
 }
 
 // === impl Fleet ===
@@ -187,52 +178,6 @@ impl Fleet {
     /// The scripts that this worker knows.
     pub(crate) fn scripts(&self) -> &Scripts {
         &self.scripts
-    }
-
-    /// What a newcomer that has not authenticated can do here.
-    pub(crate) fn grants(self: &Rc<Self>) -> Grants {
-        self.nobody();
-        self.grants.get()
-    }
-
-    /// Who a newcomer is that has not authenticated. It shares no connection with those to whom something else was granted.
-    pub(crate) fn nobody(self: &Rc<Self>) -> Rc<Profile> {
-        self.entered.set(true);
-        let era = self.parts.access.era();
-        if self.nobody.borrow().era != era {
-            let profile = Profile {
-                era,
-                ..Profile::default()
-            };
-            self.nobody.replace(Rc::new(profile));
-            self.grants.set(Grants::Unknown);
-            crate::task::spawn(Rc::clone(self).learn_auth());
-        }
-        Rc::clone(&self.nobody.borrow())
-    }
-
-    /// Whether all that `profile` can do is to authenticate. Who came in another era is told by the node.
-    pub(crate) fn grants_nothing_to(&self, profile: &Profile) -> bool {
-        profile.credentials.is_none()
-            && self.grants.get() == Grants::Nothing
-            && profile.era == self.nobody.borrow().era
-    }
-
-    /// The primary has done what it was `told`.
-    pub(crate) fn heed(&self, told: Told) {
-        if let Some(role) = told.role
-            && let Some(primary) = &self.topology().shard(0).primary
-        {
-            self.parts.by_hand.note(&key_of(primary), role);
-        }
-        if told.access {
-            self.parts.access.end(self.parts.access.era());
-        }
-    }
-
-    /// What the primary grants to nobody is another thing than it was, as `profile` has just learned.
-    pub(crate) fn end_era(&self, profile: &Profile) {
-        self.parts.access.end(profile.era);
     }
 
     /// The primary under `profile`, where there is one.
@@ -542,54 +487,6 @@ impl Fleet {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-
-    /// Somebody may have changed, past slipring, what is granted to nobody. That all is granted again concerns those who
-    /// find that it is refused.
-    fn look_at_access(self: &Rc<Self>, now: Instant) {
-        let since = self.looked_at.get().map(|at| now.duration_since(at));
-        let due = since.is_none_or(|since| since.as_secs() >= limits::ACCESS_LOOK_SECS);
-        if self.grants.get() == Grants::Something && due && self.entered.take() {
-            self.looked_at.set(Some(now));
-            crate::task::spawn(Rc::clone(self).look_again());
-        }
-    }
-
-    async fn look_again(self: Rc<Self>) {
-        let (nobody, backend) = (self.nobody(), self.primary(&Profile::default()));
-        self.entered.set(false);
-        let Some(backend) = backend else { return };
-        if ping(backend.link()).await.is_some_and(|reply| is_refusal(&reply)) {
-            self.end_era(&nobody);
-        }
-    }
-
-    /// Finds out what the primary grants to nobody.
-    async fn learn_auth(self: Rc<Self>) {
-        let Some(backend) = self.primary(&Profile::default()) else {
-            return;
-        };
-        let reply = loop {
-            match ping(backend.link()).await {
-                Some(reply) => break Some(reply),
-                None if self.grants.get() != Grants::Unknown || !self.is_primary(&backend.link().node) => {
-                    break None;
-                }
-                None => tokio::time::sleep(self.parts.settings.get().node_timeout).await,
-            }
-        };
-        if let Some(reply) = reply {
-            self.grants.set(if is_refusal(&reply) {
-                Grants::Nothing
-            } else {
-                Grants::Something
-            });
-        }
-        if self.grants.get() == Grants::Something {
-            // Before a client wants a list: it is not to be found among what clients have asked. Who must be somebody to
-            // be told it asks then.
-            let _ = backend.client_line().await;
-        }
-    }
 }
 
 fn key_of(primary: &Primary) -> NodeKey {
@@ -597,11 +494,6 @@ fn key_of(primary: &Primary) -> NodeKey {
         address: primary.address.clone(),
         term: Some(primary.term),
     }
-}
-
-/// The node asks for a password first.
-pub(crate) fn is_refusal(reply: &[u8]) -> bool {
-    reply.starts_with(b"-NOAUTH")
 }
 
 /// Decides between busy and gone: any answer on a fresh connection is a sign of life.

@@ -82,7 +82,8 @@ on_each_server! {
         refuses(&mut other, "SELECT 9", "NOPERM")?;
         let mut nobody = proxy.client()?;
         says(&mut nobody, "SELECT 9", "OK")?;
-        says(&mut nobody, "GET k", "nine")
+        says(&mut nobody, "GET k", "nine")?;
+        asked_from_now_on(&proxy, nobody)
     }
 
     /// A client may log in before slipring itself knows any password of the nodes' clients.
@@ -113,6 +114,21 @@ fn logged_in(proxy: &Proxy, auth: &str) -> Result<Client> {
     let mut client = proxy.client()?;
     says(&mut client, auth, "OK")?;
     Ok(client)
+}
+
+/// A password that is set meanwhile is asked of newcomers, and of no `resident`; one that was changed lets nobody in.
+fn asked_from_now_on(proxy: &Proxy, mut resident: Client) -> Result<()> {
+    says(&mut proxy.client()?, "CONFIG SET requirepass first", "OK")?;
+    refuses(&mut proxy.client()?, "GET k", "NOAUTH")?;
+    says(&mut resident, "GET k", "nine")?;
+    let mut knower = logged_in(proxy, "AUTH first")?;
+    says(&mut knower, "ACL SETUSER default resetpass >second", "OK")?;
+    refuses(&mut proxy.client()?, "AUTH first", "WRONGPASS")?;
+    says(&mut logged_in(proxy, "AUTH second")?, "ACL WHOAMI", "default")?;
+    for client in [&mut knower, &mut resident] {
+        says(client, "ACL WHOAMI", "default")?;
+    }
+    Ok(())
 }
 
 /// The user who may SELECT chose the database, and one who may not stays there, on leases too.
