@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::stay::{Call, HeldLease, Stay};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, LeaseError};
+use crate::backend::told::Told;
 use crate::backend::{Backend, Link};
 use crate::client::face::Blocked;
 use crate::client::{Order, Shape};
@@ -169,6 +170,15 @@ impl Session {
         } else if command.spec().class == Class::Script {
             self.note_script(command);
             self.provide_scripts(backend, command.frame()).await?;
+        }
+        if Told::by(command).access {
+            // The session keeps what it has been granted: on a connection that is there before the password changes.
+            let turn = self.id;
+            tokio::select! {
+                biased;
+                close = self.broken() => return Err(close),
+                _ = backend.is_refused(turn) => {}
+            }
         }
         let frame = call.frame_now(command);
         let again = match command.spec().class {
