@@ -314,19 +314,19 @@ impl Machine {
         let offset = self
             .primary()
             .and_then(|primary| self.nodes.get(primary))
-            .and_then(Node::offset);
+            .and_then(|node| node.offset(self.now));
         let (now, reign) = (self.now, self.reign);
         let Some(node) = self.nodes.get_mut(address) else {
             return;
         };
         let news = node.verdict() != Some(&verdict);
         node.hear(verdict.clone(), offset, reign, now);
-        if let (true, Some((before, _)), Verdict::Primary { offset: after }) = (reigning, offset, &verdict)
-            && *after < before
+        if let (true, Some(before), Verdict::Primary { offset: after }) = (reigning, offset, &verdict)
+            && *after < before.bytes
         {
             self.log(Note::Restarted {
                 primary: address.clone(),
-                before,
+                before: before.bytes,
                 after: *after,
             });
         }

@@ -14,8 +14,9 @@ pub(crate) struct Node {
     pub(crate) pace: Option<Duration>,
     /// Its last word, and when it came.
     verdict: Option<(Verdict, Instant)>,
-    /// Its last replication offset as primary; kept while it is away, to see whether it comes back behind.
-    offset: Option<OffsetAt>,
+    /// Its last replication offset as primary, and when it said so; kept while it is away, to see whether it comes back
+    /// behind.
+    offset: Option<(u64, Instant)>,
     /// The reign in which it began to say `master`, without having said anything else since.
     primary_in: Option<u64>,
     /// Whom it follows, and the reign in which it first said so.
@@ -30,8 +31,15 @@ pub(crate) struct Node {
     mark: Option<(Instant, u64)>,
 }
 
-/// The primary's replication offset in bytes, and when it was asked for.
-pub(crate) type OffsetAt = (u64, Instant);
+/// The primary's last replication offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OffsetAt {
+    pub(crate) bytes: u64,
+    /// When it said so.
+    at: Instant,
+    /// Until when it is known to have said nothing else: now, as long as it answers.
+    until: Instant,
+}
 
 // === impl Node ===
 
@@ -69,8 +77,11 @@ impl Node {
         self.verdict.as_ref().is_some_and(|(_, at)| *at >= since)
     }
 
-    pub(crate) const fn offset(&self) -> Option<OffsetAt> {
-        self.offset
+    pub(crate) fn offset(&self, now: Instant) -> Option<OffsetAt> {
+        let (bytes, at) = self.offset?;
+        let answers = matches!(self.verdict(), Some(Verdict::Primary { .. }));
+        let until = if answers { now } else { at };
+        Some(OffsetAt { bytes, at, until })
     }
 
     /// Takes one verdict. `of` in it is rewritten already; `reign` counts the primaries published so far.
@@ -83,7 +94,7 @@ impl Node {
             Verdict::Replica(following) => {
                 self.offset = None;
                 self.primary_in = None;
-                self.follow(following, primary, reign, now);
+                self.follow(following, primary, reign);
             }
             Verdict::Loading | Verdict::Refused(_) | Verdict::Unreachable(_) | Verdict::Blind(_) => {}
         }
@@ -131,7 +142,7 @@ impl Node {
         }
     }
 
-    fn follow(&mut self, following: &Following, primary: Option<OffsetAt>, reign: u64, now: Instant) {
+    fn follow(&mut self, following: &Following, primary: Option<OffsetAt>, reign: u64) {
         if self.follows.as_ref().is_none_or(|(of, _)| *of != following.of) {
             self.follows = Some((following.of.clone(), reign));
         }
@@ -139,17 +150,17 @@ impl Node {
             return;
         }
         self.linked_in = Some(reign);
-        let Some((target, at)) = primary else { return };
-        self.lag_bytes = Some(target.saturating_sub(following.offset));
-        if following.offset >= target {
-            self.caught_up = Some(now);
+        let Some(target) = primary else { return };
+        self.lag_bytes = Some(target.bytes.saturating_sub(following.offset));
+        if following.offset >= target.bytes {
+            self.caught_up = Some(target.until);
             self.mark = None;
             return;
         }
-        let (marked_at, marked) = *self.mark.get_or_insert((at, target));
+        let (marked_at, marked) = *self.mark.get_or_insert((target.at, target.bytes));
         if following.offset >= marked {
             self.caught_up = Some(marked_at);
-            self.mark = Some((at, target));
+            self.mark = Some((target.at, target.bytes));
         }
     }
 }
@@ -178,6 +189,11 @@ mod tests {
             linked,
             offset,
         })
+    }
+
+    /// What a primary said at `at` that answers until `until`.
+    fn offset(bytes: u64, at: Instant, until: Instant) -> Option<OffsetAt> {
+        Some(OffsetAt { bytes, at, until })
     }
 
     fn readable(node: &Node, number: u64, moving: bool, limit: Option<Lag>, now: Instant) -> bool {
@@ -218,7 +234,7 @@ mod tests {
         let (now, mut node) = (Instant::now(), Node::new());
         node.hear(replica(1, false, 0), None, 1, now);
         assert!(!readable(&node, 1, true, None, now), "never in sync");
-        node.hear(replica(1, true, 0), Some((0, now)), 1, now);
+        node.hear(replica(1, true, 0), offset(0, now, now), 1, now);
         node.hear(replica(1, false, 0), None, 1, now);
         assert!(readable(&node, 1, true, None, now));
         let later = now + Duration::from_secs(3);
@@ -237,22 +253,36 @@ mod tests {
         let (start, mut node) = (Instant::now(), Node::new());
         let second = |n| start + Duration::from_secs(n);
         let limit = Some(Lag::Time(Duration::from_secs(2)));
-        node.hear(replica(1, true, 100), Some((100, second(0))), 1, second(0));
+        let said = |bytes, n| offset(bytes, second(n), second(n));
+        node.hear(replica(1, true, 100), said(100, 0), 1, second(0));
         // Steadily behind by less than two seconds of a stream that never stops.
         for n in 1..20 {
-            node.hear(
-                replica(1, true, n * 100),
-                Some((100 + n * 100, second(n))),
-                1,
-                second(n),
-            );
+            node.hear(replica(1, true, n * 100), said(100 + n * 100, n), 1, second(n));
             assert!(readable(&node, 1, false, limit, second(n)), "{n}");
             assert_eq!(node.lag_bytes(), Some(100));
         }
         assert!(readable(&node, 1, false, Some(Lag::Bytes(100)), second(19)));
         assert!(!readable(&node, 1, false, Some(Lag::Bytes(99)), second(19)));
         // Stuck.
-        node.hear(replica(1, true, 1900), Some((9000, second(23))), 1, second(23));
+        node.hear(replica(1, true, 1900), said(9000, 23), 1, second(23));
         assert!(!readable(&node, 1, false, limit, second(23)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_primary_that_answers_no_more_vouches_for_nobody() {
+        let (start, mut node, mut primary) = (Instant::now(), Node::new(), Node::new());
+        let second = |n| start + Duration::from_secs(n);
+        let limit = Some(Lag::Time(Duration::from_secs(2)));
+        let mut answers = |verdict, n| {
+            let before = primary.offset(second(n));
+            primary.hear(verdict, before, 1, second(n));
+            node.hear(replica(1, true, 100), primary.offset(second(n)), 1, second(n));
+            readable(&node, 1, false, limit, second(n))
+        };
+        assert!(answers(Verdict::Primary { offset: 100 }, 0));
+        let silent = || Verdict::Unreachable("timed out");
+        assert!(answers(silent(), 2), "the limit is not passed yet");
+        assert!(!answers(silent(), 3), "it may have written what has not arrived");
+        assert!(answers(Verdict::Primary { offset: 100 }, 60));
     }
 }
