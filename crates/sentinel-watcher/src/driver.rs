@@ -334,7 +334,9 @@ impl Driver {
             return;
         }
         let health = self.machine.health();
-        let answers = |sentinel: &&SentinelHealth| sentinel.state == SentinelState::Watching;
+        let answers = |sentinel: &&SentinelHealth| {
+            matches!(sentinel.state, SentinelState::Watching | SentinelState::Polling)
+        };
         let sentinels = health.sentinels.iter().filter(answers);
         let manners = |credentials: &Option<Credentials>| Manners {
             credentials: credentials.clone(),
