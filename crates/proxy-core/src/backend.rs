@@ -328,7 +328,7 @@ impl Backend {
             .mux(turn)
             .ask(b"*1\r\n$4\r\npInG\r\n", own_shape(b"ping"))
             .await;
-        answer.is_none_or(|answer| fleet::is_refusal(&answer))
+        answer.is_none_or(|answer| fleet::asks_for_password(&answer))
     }
 
     /// Whether this user may select this database. Nobody in particular gets there by no other way.

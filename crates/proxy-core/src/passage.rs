@@ -18,7 +18,6 @@ use sentinel_watcher::{BoxIo, Credentials, Secret};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::backend::access::Era;
 use crate::backend::profile::{Profile, Resp};
 use crate::limits;
 use crate::net::{Accepted, Address, Incoming};
@@ -226,11 +225,7 @@ impl SessionState {
             shown
         };
         Profile {
-            era: if credentials.is_some() {
-                Era::default()
-            } else {
-                first.era
-            },
+            era: first.era.of(credentials.as_ref()),
             credentials,
             db: self.db,
             selected_by: selected_by.map(|(user, password)| Box::new(of(user, password))),

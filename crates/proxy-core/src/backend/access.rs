@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use resp_codec::Command;
+use sentinel_watcher::Credentials;
 
 /// In which era of its master's access a client came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,6 +15,15 @@ pub(crate) struct Era(u32);
 /// The present era. One a master, for all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Access(AtomicU32);
+
+// === impl Era ===
+
+impl Era {
+    /// That of a session that came in this one and is `somebody`: the node knows those whenever they come.
+    pub(crate) fn of(self, somebody: Option<&Credentials>) -> Self {
+        if somebody.is_some() { Self::default() } else { self }
+    }
+}
 
 // === impl Access ===
 

@@ -31,7 +31,7 @@ use crate::live::Live;
 use crate::lookout::Lookout;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
-pub(crate) use newcomers::{Grants, is_refusal};
+pub(crate) use newcomers::{Grants, asks_for_password};
 
 /// A pause that a client has asked of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -61,11 +61,7 @@ impl Profile {
         };
         Self {
             selected_by: chosen_by.filter(|first| self.db != 0 && Some(&**first) != credentials.as_ref()),
-            era: if credentials.is_some() {
-                Era::default()
-            } else {
-                self.era
-            },
+            era: self.era.of(credentials.as_ref()),
             credentials,
             ..self.clone()
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::clients::{BAD_NAME, is_printable};
 use super::{Close, Session, shape_of};
+use crate::backend::Backend;
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::{Profile, Resp};
 use crate::error::Error;
@@ -77,16 +78,21 @@ impl Session {
         let Some(backend) = self.door.fleet.primary(&self.profile) else {
             return Ok(true);
         };
-        let turn = self.id;
-        let refused = tokio::select! {
-            biased;
-            close = self.broken() => return Err(close),
-            refused = backend.is_refused(turn) => refused,
-        };
+        let refused = self.is_refused_by(&backend).await?;
         if !refused {
             self.door.fleet.end_era(&self.profile);
         }
         Ok(refused)
+    }
+
+    /// The node asks for a password first, over the shared connection that the session would use.
+    pub(super) async fn is_refused_by(&mut self, backend: &Backend) -> Result<bool, Close> {
+        let turn = self.id;
+        tokio::select! {
+            biased;
+            close = self.broken() => Err(close),
+            refused = backend.is_refused(turn) => Ok(refused),
+        }
     }
 
     /// Back to how the connection started.

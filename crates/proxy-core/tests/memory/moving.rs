@@ -6,8 +6,9 @@ use proxy_core::ReadPolicy;
 use sentinel_watcher::Phase;
 use tokio::time::{Instant, sleep};
 
+use crate::common::client::Client;
 use crate::common::node::{Fault, Temper};
-use crate::common::world::{HOLD, run, run_with, settle};
+use crate::common::world::{HOLD, World, run, run_with, settle};
 
 const NO_PRIMARY: &str = "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
 const HOLD_FULL: &str = "-MASTERDOWN too much waits for a primary (--failover-hold-bytes, --max-memory); the command was not executed";
@@ -76,10 +77,7 @@ fn nobody_waits_for_a_primary_that_a_client_made_a_replica() {
         world.phase(Phase::Serving);
         settle().await;
         world.moving();
-        client.send("INCR n").await;
-        client.hears_nothing_for(HOLD / 2).await;
-        world.switch();
-        assert_eq!(client.reply().await, ":2");
+        second_incr_waits_for_the_switch(world, &mut client).await;
     });
 }
 
@@ -95,11 +93,16 @@ fn a_primary_made_a_replica_is_waited_for_again_once_somebody_has_put_it_back() 
         settle().await;
         world.moving();
         settle().await;
-        client.send("INCR n").await;
-        client.hears_nothing_for(HOLD / 2).await;
-        world.switch();
-        assert_eq!(client.reply().await, ":2");
+        second_incr_waits_for_the_switch(world, &mut client).await;
     });
+}
+
+/// The client's second INCR is held, and executed by the next primary.
+async fn second_incr_waits_for_the_switch(world: &World, client: &mut Client) {
+    client.send("INCR n").await;
+    client.hears_nothing_for(HOLD / 2).await;
+    world.switch();
+    assert_eq!(client.reply().await, ":2");
 }
 
 #[test]

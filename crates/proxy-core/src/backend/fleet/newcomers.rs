@@ -84,7 +84,10 @@ impl Fleet {
         let (nobody, backend) = (self.nobody(), self.primary(&Profile::default()));
         self.entered.set(false);
         let Some(backend) = backend else { return };
-        if ping(backend.link()).await.is_some_and(|reply| is_refusal(&reply)) {
+        if ping(backend.link())
+            .await
+            .is_some_and(|reply| asks_for_password(&reply))
+        {
             self.end_era(&nobody);
         }
     }
@@ -105,7 +108,7 @@ impl Fleet {
         };
         if let Some(reply) = reply {
             self.looked_at.set(Some(Instant::now()));
-            self.grants.set(if is_refusal(&reply) {
+            self.grants.set(if asks_for_password(&reply) {
                 Grants::Nothing
             } else {
                 Grants::Something
@@ -120,6 +123,6 @@ impl Fleet {
 }
 
 /// The node asks for a password first.
-pub(crate) fn is_refusal(reply: &[u8]) -> bool {
+pub(crate) fn asks_for_password(reply: &[u8]) -> bool {
     reply.starts_with(b"-NOAUTH")
 }

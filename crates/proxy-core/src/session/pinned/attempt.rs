@@ -173,12 +173,7 @@ impl Session {
         }
         if Told::by(command).access {
             // The session keeps what it has been granted: on a connection that is there before the password changes.
-            let turn = self.id;
-            tokio::select! {
-                biased;
-                close = self.broken() => return Err(close),
-                _ = backend.is_refused(turn) => {}
-            }
+            self.is_refused_by(backend).await?;
         }
         let frame = call.frame_now(command);
         let again = match command.spec().class {
