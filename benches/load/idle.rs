@@ -7,11 +7,12 @@ use serde::Serialize;
 use testkit::Client;
 use testkit::client::encode;
 
-use super::front::{Front, Peer};
+use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::{self, Lab};
 use super::options::Options;
-use super::report::progress;
+use super::peer::Peer;
+use super::progress::progress;
 use super::usage::resident_bytes;
 use super::workload::Transport;
 

@@ -11,8 +11,8 @@ use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use testkit::{Flavor, Node, Sentinel, process, servers::Watched};
 
-use super::front::Peer;
 use super::options::Options;
+use super::peer::Peer;
 
 /// The key that redis-benchmark uses when it is not asked for random ones.
 pub(super) const KEY: &str = "key:__rand_int__";

@@ -15,6 +15,8 @@ mod idle;
 mod interrupt;
 mod lab;
 mod options;
+mod peer;
+mod progress;
 mod report;
 mod rounds;
 mod sample;
@@ -31,8 +33,8 @@ use lab::Lab;
 use report::Report;
 use workload::Kind;
 
-pub use front::Peer;
 pub use options::Options;
+pub use peer::Peer;
 pub use thresholds::Verdict;
 
 /// Runs what the options ask for, prints a table for each workload and writes the JSON file.
@@ -42,7 +44,7 @@ pub use thresholds::Verdict;
 /// workload is reported and left out of that workload.
 pub fn run(options: &Options) -> Result<Verdict> {
     let interrupt = Interrupt::on_signals()?;
-    let workloads = options.workloads()?;
+    let workloads = options.workloads(thresholds::needs)?;
     let lab = Lab::start(options)?;
     let mut report = Report::begin(options);
     println!("{}", report.heading());
@@ -75,7 +77,7 @@ pub fn run(options: &Options) -> Result<Verdict> {
     } else {
         Verdict::Met
     };
-    let path = options.json_path();
+    let path = options.json.clone().unwrap_or_else(|| report.default_path());
     report
         .write(&path)
         .with_context(|| format!("writing {}", path.display()))?;

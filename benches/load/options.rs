@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 
-use super::front::Peer;
-use super::thresholds;
+use super::peer::Peer;
 use super::workload::{self, Workload};
 
 /// Measures slipring, its peers and the floor with redis-benchmark in interleaved rounds.
@@ -56,11 +55,11 @@ pub struct Options {
 // === impl Options ===
 
 impl Options {
-    /// The workloads asked for, in the order of the table.
+    /// The workloads asked for, and with `--check` those that are `needed` for it, in the order of the table.
     ///
     /// # Errors
     /// When a name is unknown; the message lists all names.
-    pub(super) fn workloads(&self) -> Result<Vec<&'static Workload>> {
+    pub(super) fn workloads(&self, needed: fn(&str) -> bool) -> Result<Vec<&'static Workload>> {
         let names: Vec<&str> = workload::ALL.iter().map(|workload| workload.name).collect();
         if let Some(unknown) = self
             .workload
@@ -73,17 +72,9 @@ impl Options {
             );
         }
         let asked = |name| self.workload.iter().any(|asked| asked == "all" || asked == name);
-        let needed = |name| self.check && thresholds::needs(name);
         Ok(workload::ALL
             .iter()
-            .filter(|workload| asked(workload.name) || needed(workload.name))
+            .filter(|workload| asked(workload.name) || (self.check && needed(workload.name)))
             .collect())
-    }
-
-    /// Where the JSON goes.
-    pub(super) fn json_path(&self) -> PathBuf {
-        let by_default =
-            || testkit::servers::target_folder().join(format!("load/{}.json", super::report::unix_seconds()));
-        self.json.clone().unwrap_or_else(by_default)
     }
 }

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,9 +10,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::fairness::FairnessResult;
-use super::front::Peer;
 use super::idle::IdleResult;
 use super::options::Options;
+use super::peer::Peer;
 use super::rounds::{FrontResult, WorkloadResult};
 use super::sample::{Sample, median};
 use super::syscalls;
@@ -45,15 +44,8 @@ struct Machine {
     load_average: f64,
 }
 
-/// Shows what is going on in one line that the next call overwrites; nothing where nobody watches.
-pub(super) fn progress(text: &str) {
-    if io::stderr().is_terminal() {
-        eprint!("\r\x1b[K{text}");
-    }
-}
-
 /// Seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
+fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -74,6 +66,11 @@ impl Report {
             through: Vec::new(),
             fairness: Vec::new(),
         }
+    }
+
+    /// Where it goes unless the user says so.
+    pub(super) fn default_path(&self) -> PathBuf {
+        testkit::servers::target_folder().join(format!("load/{}.json", self.begun))
     }
 
     /// One line on what is measured where.

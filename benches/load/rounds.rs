@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::benchmark;
-use super::front::{Front, Peer};
+use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::Lab;
 use super::options::Options;
-use super::report::progress;
+use super::peer::Peer;
+use super::progress::progress;
 use super::sample::{Sample, median};
 use super::syscalls::{self, Calls};
 use super::usage::{self, Cpu};

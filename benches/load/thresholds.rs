@@ -1,6 +1,6 @@
 //! What the project has promised of its costs, and `--check`, which compares.
 
-use super::front::Peer;
+use super::peer::Peer;
 use super::report::Report;
 use super::sample::Sample;
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::front::{Front, Peer};
+use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::{KEY, Lab};
 use super::options::Options;
-use super::report::progress;
+use super::peer::Peer;
+use super::progress::progress;
 use super::usage::{peak_bytes, resident_bytes};
 use super::workload::Transport;
 
