@@ -10,6 +10,7 @@
 //! counted whose duration is not counted yet, and never a number that goes back.
 
 mod cells;
+mod count;
 mod family;
 mod gather;
 mod histogram;

@@ -22,6 +22,7 @@ mod passage;
 mod pause;
 mod pinned;
 mod proxy;
+mod rearm;
 mod shared;
 mod stream;
 

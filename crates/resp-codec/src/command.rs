@@ -1,8 +1,6 @@
 //! A request with its arguments, read in place.
 
-use crate::error::KeyError;
 use crate::frame::{RequestFrame, RequestShape};
-use crate::keys;
 use crate::scan::{Opening, inline, number};
 use crate::spec::{Class, CommandSpec};
 use std::ops::Range;
@@ -132,14 +130,6 @@ impl<B: AsRef<[u8]>> Command<B> {
     #[inline]
     pub fn spec(&self) -> &'static CommandSpec {
         self.spec
-    }
-
-    /// Where the keys stand in [`Self::text`], in the order of the arguments. Empty for a command without keys.
-    ///
-    /// # Errors
-    /// The command is unknown, or its arguments do not say where its keys are.
-    pub fn keys(&self) -> Result<Vec<Range<usize>>, KeyError> {
-        keys::of(self)
     }
 
     /// Whether the command takes so many arguments.

@@ -6,43 +6,50 @@ use crate::scan::number;
 use crate::spec::{Begin, CommandFlags, CommandSpec, Find, KeySpec};
 use std::ops::Range;
 
-/// The ranges of a command's keys in its text.
-pub(crate) fn of<B: AsRef<[u8]>>(command: &Command<B>) -> Result<Vec<Range<usize>>, KeyError> {
-    let spec = command.spec();
-    if spec.id == CommandSpec::UNKNOWN.id {
-        return Err(KeyError::UnknownCommand);
-    }
-    if !command.arity_ok() {
-        return Err(KeyError::InvalidArguments);
-    }
-    if spec.keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let args = Args {
-        text: command.text(),
-        ranges: command.arg_ranges().collect(),
-    };
-    let mut keys = Vec::new();
-    match spec.name {
-        // The table only says that these have more keys than it can tell.
-        "sort" => args.sort(&mut keys),
-        "migrate" => args.migrate(&mut keys),
-        _ => {
-            for spec in spec.keys {
-                args.find(spec, &mut keys)?;
-            }
-        }
-    }
-    if keys.is_empty() && !spec.flags.contains(CommandFlags::NO_MANDATORY_KEYS) {
-        return Err(KeyError::InvalidArguments);
-    }
-    Ok(keys)
-}
-
 /// The arguments of one command, addressed by position as key specifications do.
 struct Args<'a> {
     text: &'a [u8],
     ranges: Vec<Range<usize>>,
+}
+
+// === impl Command ===
+
+impl<B: AsRef<[u8]>> Command<B> {
+    /// Where the keys stand in [`Self::text`], in the order of the arguments. Empty for a command without keys.
+    ///
+    /// # Errors
+    /// The command is unknown, or its arguments do not say where its keys are.
+    pub fn keys(&self) -> Result<Vec<Range<usize>>, KeyError> {
+        let spec = self.spec();
+        if spec.id == CommandSpec::UNKNOWN.id {
+            return Err(KeyError::UnknownCommand);
+        }
+        if !self.arity_ok() {
+            return Err(KeyError::InvalidArguments);
+        }
+        if spec.keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let args = Args {
+            text: self.text(),
+            ranges: self.arg_ranges().collect(),
+        };
+        let mut keys = Vec::new();
+        match spec.name {
+            // The table only says that these have more keys than it can tell.
+            "sort" => args.sort(&mut keys),
+            "migrate" => args.migrate(&mut keys),
+            _ => {
+                for spec in spec.keys {
+                    args.find(spec, &mut keys)?;
+                }
+            }
+        }
+        if keys.is_empty() && !spec.flags.contains(CommandFlags::NO_MANDATORY_KEYS) {
+            return Err(KeyError::InvalidArguments);
+        }
+        Ok(keys)
+    }
 }
 
 // === impl Args ===

@@ -1,21 +1,17 @@
 //! The numbers of one worker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use resp_codec::{Class, CommandId};
 use sentinel_watcher::HostPort;
 
+use super::count::Count;
 use super::histogram::Histogram;
 use super::labels::{
     CloseReason, ConnectionKind, Counter, Gauge, LeaseReason, NodeRole, Outcome, RefuseReason, ResendReason,
     Side,
 };
-
-/// A number that one thread writes and others may read. Negative amounts wrap, so sums of it are right.
-#[derive(Debug, Default)]
-pub(super) struct Count(AtomicU64);
 
 /// One worker's numbers. Only that worker writes them; an index past the end is counted nowhere.
 ///
@@ -219,20 +215,6 @@ impl NodeCells {
     /// It is gone.
     pub fn closed(&self, kind: ConnectionKind) {
         self.connections[kind as usize].add(u64::MAX);
-    }
-}
-
-// === impl Count ===
-
-impl Count {
-    #[inline]
-    pub(super) fn add(&self, n: u64) {
-        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

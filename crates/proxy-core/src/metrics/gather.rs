@@ -6,7 +6,8 @@ use prometheus::proto::MetricFamily;
 use resp_codec::spec;
 
 use super::Metrics;
-use super::cells::{CLASSES, Cells, Count, ListenerCells, UpstreamCells};
+use super::cells::{CLASSES, Cells, ListenerCells, UpstreamCells};
+use super::count::Count;
 use super::family::Family;
 use super::histogram::{Histogram, Sum};
 use super::labels::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cells::Count;
+use super::count::Count;
 
 /// Upper bounds of the buckets, inclusive: 100 µs to 60 s, so that both a command and a hold fit.
 pub(super) const BOUNDS: [Duration; 18] = [

@@ -10,7 +10,6 @@
 
 mod attempt;
 mod large;
-pub(super) mod rearm;
 mod stay;
 
 use std::rc::Rc;
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 
 use super::clients::is_own;
 use super::hold::Pause;
+use super::rearm;
 use super::stream::Begun;
 use super::{Close, Session, shape_of};
 use crate::backend::Link;
@@ -30,7 +30,6 @@ use crate::client::face::Blocked;
 use crate::error::{Error, Sent, may_resend};
 use crate::metrics::LeaseReason;
 use crate::roster::Way;
-pub(super) use attempt::{UNBLOCKED_BY_DEMOTION, nobody};
 
 use attempt::Attempt;
 use stay::{Abort, Call, Stay};
@@ -85,7 +84,7 @@ impl Session {
             match self.attempt(stay, &command, &mut call).await? {
                 Attempt::Answered => return Ok(()),
                 Attempt::Lost if self.nobody_vouches(stay, &command, call.node.as_ref()) => {
-                    self.answer(&command, nobody(&command));
+                    self.answer(&command, rearm::nobody(&command));
                     return Ok(());
                 }
                 Attempt::Lost if !may_resend(Sent::Maybe, call.shape.read, call.shape.resends) => {

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 use super::hold::Pause;
 use super::own::{self, Hello};
-use super::pinned::nobody;
+use super::rearm;
 use super::{Close, Session};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
@@ -458,7 +458,7 @@ impl Session {
                 .as_ref()
                 .expect("a command is lost with the node it was sent to");
             if lost.command.spec().class == Class::Wait && !self.is_led_by(former) {
-                self.client.push(nobody(&lost.command));
+                self.client.push(rearm::nobody(&lost.command));
                 continue;
             }
             self.client.push(&Error::UnknownOutcome(former).reply());

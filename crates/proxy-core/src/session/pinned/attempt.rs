@@ -20,14 +20,10 @@ use crate::limits;
 use crate::lookout::{Answered, Sight};
 use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use crate::route;
-use crate::session::{Close, Session};
+use crate::session::{Close, Session, rearm};
 
 /// PUBLISH reaches the replicas and changes nothing.
 const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
-
-/// How a node that is demoted lets its blocked clients go. CLIENT UNBLOCK … ERROR has other words, and so has a stream
-/// that is deleted.
-pub(in crate::session) const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
 
 /// How one attempt ended.
 pub(super) enum Attempt {
@@ -125,7 +121,7 @@ impl Session {
         let waits = command.spec().class == Class::Wait && !stay.state.in_multi;
         if waits && self.wrote_at.is_some_and(|term| Some(term) != link.node.term) {
             // The primary that took this session's writes is gone: nobody can vouch for them.
-            self.answer(command, nobody(command));
+            self.answer(command, rearm::nobody(command));
             return Ok(Attempt::Answered);
         }
         if call.unblocks && call.shape.read {
@@ -371,7 +367,7 @@ impl Session {
         };
         let link = call.node.clone().expect("the command was sent to it");
         // What another client's CLIENT UNBLOCK does, or a key that goes, is an answer like others.
-        let ours = call.disarmed || reply.starts_with(UNBLOCKED_BY_DEMOTION);
+        let ours = call.disarmed || reply.starts_with(rearm::UNBLOCKED_BY_DEMOTION);
         let unblocked = refusal == Some(Refusal::Unblocked) && call.unblocks && ours;
         if !unblocked && !self.door.fleet.is_primary(&link.node) {
             // A former primary may have acted after the switch, on data that nobody keeps: only that it did nothing
@@ -434,13 +430,5 @@ impl Session {
             };
             lookout.see(&glance, &sight, &answered);
         }
-    }
-}
-
-/// WAIT's and WAITAOF's answer where no replica has what was written.
-pub(in crate::session) fn nobody(command: &Command<Bytes>) -> &'static [u8] {
-    match command.spec().name {
-        "wait" => b":0\r\n",
-        _ => b"*2\r\n:0\r\n:0\r\n",
     }
 }

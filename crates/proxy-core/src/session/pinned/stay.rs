@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, ReplyKind};
 use tokio::time::Instant;
 
-use super::rearm;
 use crate::backend::lease::{Budget, Lease, LeaseState};
 use crate::backend::profile::{Profile, Resp};
 use crate::backend::told::Told;
@@ -17,6 +16,7 @@ use crate::door::Counted;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::LeaseReason;
+use crate::session::rearm;
 use crate::session::shape_of;
 
 /// A session's stay on leases, over as many nodes as it takes.

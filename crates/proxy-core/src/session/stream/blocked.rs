@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use resp_codec::{Command, Refusal, ReplyKind, refusal};
+use resp_codec::{Refusal, ReplyKind, refusal};
 use tokio::time::{Instant, timeout_at};
 
 use super::state::{Fate, Pending, Stream};
@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::Lease;
 use crate::roster::Way;
-use crate::session::pinned::{UNBLOCKED_BY_DEMOTION, rearm};
+use crate::session::rearm::{self, UNBLOCKED_BY_DEMOTION};
 use crate::session::{Close, Session};
 
 impl Session {
@@ -134,9 +134,4 @@ impl Pending {
             }
         }
     }
-}
-
-/// Whether a command waits while there is no primary that serves.
-pub(super) fn waits_for_primary(command: &Command<Bytes>) -> bool {
-    command.may_block() || super::state::may_write(command)
 }

@@ -8,7 +8,6 @@ use resp_codec::{Class, Command, ReplyKind, RequestError};
 use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
-use super::blocked::waits_for_primary;
 use super::redirect::{self, Redirect};
 use super::roll::{Noted, Roll};
 use super::standing::{Standing, is_monitors, is_our_own};
@@ -435,6 +434,11 @@ fn is_own(command: &Command<Bytes>) -> bool {
         Class::Session => matches!(name, "quit" | "reset") || clients::is_own(name),
         _ => false,
     }
+}
+
+/// Whether a command waits while there is no primary that serves.
+fn waits_for_primary(command: &Command<Bytes>) -> bool {
+    command.may_block() || may_write(command)
 }
 
 /// Whether a command may write, for what the table knows.

@@ -1,9 +1,14 @@
-//! A blocking command that is armed again on another node, with what is left of its timeout.
+//! What waits on a node that is primary no longer: a blocked command is armed again on another, with what is left of its
+//! timeout, and WAIT is answered.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, write};
+
+/// How a node that is demoted lets its blocked clients go. CLIENT UNBLOCK … ERROR has other words, and so has a stream
+/// that is deleted.
+pub(super) const UNBLOCKED_BY_DEMOTION: &[u8] = b"-UNBLOCKED force unblock";
 
 /// Where the timeout stands, and its unit.
 enum Timeout {
@@ -13,7 +18,7 @@ enum Timeout {
 
 /// The frame of `command` with `elapsed` taken off its timeout. A timeout of 0 blocks for ever and stays; what has
 /// run out becomes the shortest there is, so that the node words the answer.
-pub(in crate::session) fn with_timeout_left(command: &Command<Bytes>, elapsed: Duration) -> Bytes {
+pub(super) fn with_timeout_left(command: &Command<Bytes>, elapsed: Duration) -> Bytes {
     left(command, elapsed).unwrap_or_else(|| command.frame().clone())
 }
 
@@ -64,6 +69,14 @@ fn timeout(command: &Command<Bytes>) -> Option<Timeout> {
             Some(Timeout::Millis(block + 1))
         }
         _ => None,
+    }
+}
+
+/// WAIT's and WAITAOF's answer where no replica has what was written.
+pub(super) fn nobody(command: &Command<Bytes>) -> &'static [u8] {
+    match command.spec().name {
+        "wait" => b":0\r\n",
+        _ => b"*2\r\n:0\r\n:0\r\n",
     }
 }
 
