@@ -55,6 +55,21 @@ pub fn scratch(name: &str) -> Result<TempDir> {
     Ok(folder)
 }
 
+/// The cargo that runs us, or the one of this machine.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo has told us of our own package. Build scripts that heed it (ring's) would run again, with all that is
+    // built upon them, each time that cargo is asked by us and not by a shell.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
 /// Kills everything that this process started and removes its scratch folder, now. Nothing can be started afterwards: it
 /// is for the last line before an exit that drops nothing, such as Ctrl-C's.
 pub fn end_all() {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use testkit::process::cargo;
 
 /// One run of a program.
 #[derive(Debug)]
@@ -16,17 +17,17 @@ pub(crate) struct Tool {
 
 impl Tool {
     pub(crate) fn new(program: &str, args: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(args).current_dir(crate::workspace());
-        Self { command }
+        Self::of(Command::new(program), args)
     }
 
     /// The cargo that runs us.
     pub(crate) fn cargo(args: &[&str]) -> Self {
-        Self::new(
-            &std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()),
-            args,
-        )
+        Self::of(cargo(), args)
+    }
+
+    fn of(mut command: Command, args: &[&str]) -> Self {
+        command.args(args).current_dir(crate::workspace());
+        Self { command }
     }
 
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: &[A]) -> Self {
