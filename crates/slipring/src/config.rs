@@ -1,22 +1,27 @@
 //! From the command line to what the watcher and the data plane take: the checks that concern more than one flag.
 
-use std::collections::BTreeSet;
-use std::fmt;
+mod doors;
+mod error;
+mod secrets;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use proxy_core::{Address, ClientAuth, Denied, Entry, ReadPolicy, Settings, Watch};
-use sentinel_watcher::{Credentials, Secret, WatcherConfig};
-
+use proxy_core::{ClientAuth, Denied, Entry, ReadPolicy, Settings, Watch};
+use sentinel_watcher::{Credentials, WatcherConfig};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::{AdminSpec, Choice, Cli, Collector, ListenSpec, Switch, TlsArgs, Transport};
+use crate::cli::{AdminSpec, Choice, Cli, Collector, Switch, TlsArgs};
 use crate::entry;
 use crate::facts::Facts;
 use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
+use doors::doors;
+
+pub(crate) use doors::Door;
+pub(crate) use error::ConfigError;
+pub(crate) use secrets::{credentials, secret};
 
 /// Everything that the runtime needs. Holds secrets, so it has no `Debug`.
 pub(crate) struct Config {
@@ -51,33 +56,6 @@ pub(crate) struct Upgrade {
     pub(crate) socket: Option<PathBuf>,
     /// How long who cannot move is served then.
     pub(crate) linger: Duration,
-}
-
-/// One address that clients connect to, before it is bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Door {
-    /// The flag that asked for it, for messages.
-    pub(crate) flag: &'static str,
-    /// Where to listen; port 0 takes a free one.
-    pub(crate) address: Address,
-    /// Its clients speak TLS.
-    pub(crate) tls: bool,
-    /// They come through a load balancer.
-    pub(crate) proxied: bool,
-    /// Index into the masters.
-    pub(crate) upstream: usize,
-    /// Which node answers reads.
-    pub(crate) reads: ReadPolicy,
-}
-
-/// Flags that do not go together, or a file that cannot be read.
-#[derive(Debug)]
-pub(crate) struct ConfigError {
-    flag: String,
-    value: String,
-    remedy: String,
-    /// File and line, where the value stands in one.
-    place: Option<String>,
 }
 
 // === impl Config ===
@@ -191,81 +169,6 @@ fn settings(
     }
 }
 
-/// Each listener's master found, no address twice, no master unreachable.
-fn doors(cli: &Cli) -> Result<Vec<Door>, ConfigError> {
-    let masters = &cli.masters.master;
-    for (index, master) in masters.iter().enumerate() {
-        if masters.iter().take(index).any(|earlier| earlier == master) {
-            return Err(ConfigError::new(
-                "--master",
-                master,
-                "named twice; name each master once",
-            ));
-        }
-    }
-    let primary = cli
-        .clients
-        .listen
-        .iter()
-        .map(|spec| ("--listen", spec, cli.nodes.read_policy));
-    let replica = cli.clients.replica_listen.iter();
-    let replica = replica.map(|spec| ("--replica-listen", spec, ReadPolicy::PreferReplica));
-    let mut doors = Vec::new();
-    let mut taken = BTreeSet::new();
-    for (flag, spec, reads) in primary.chain(replica) {
-        let chosen = spec.address.inet().is_none_or(|address| address.port() != 0);
-        if chosen && !taken.insert(spec.address.to_string()) {
-            return Err(ConfigError::new(
-                flag,
-                &spec.address,
-                "asked for twice; give each listener its own port",
-            ));
-        }
-        let upstream = upstream(flag, spec, masters)?;
-        doors.push(Door {
-            flag,
-            address: spec.address.clone(),
-            tls: match spec.transport {
-                Transport::Tls => true,
-                Transport::Plain => false,
-                Transport::AsFlag => cli.tls.listen_tls,
-            },
-            proxied: cli.clients.proxy_protocol && spec.address.inet().is_some(),
-            upstream,
-            reads,
-        });
-    }
-    for (index, master) in masters.iter().enumerate() {
-        if !doors.iter().any(|door| door.upstream == index) {
-            let remedy = format!("no listener leads to it; add --listen IP:PORT={master}");
-            return Err(ConfigError::new("--master", master, remedy));
-        }
-    }
-    Ok(doors)
-}
-
-fn upstream(flag: &'static str, spec: &ListenSpec, masters: &[String]) -> Result<usize, ConfigError> {
-    let Some(wanted) = &spec.master else {
-        if masters.len() == 1 {
-            return Ok(0);
-        }
-        let remedy = format!(
-            "there are {} masters, so each listener names its own: {flag} {}=MASTER, of {}",
-            masters.len(),
-            spec.address,
-            masters.join(", ")
-        );
-        return Err(ConfigError::new(flag, &spec.address, remedy));
-    };
-    masters.iter().position(|master| master == wanted).ok_or_else(|| {
-        let remedy = format!(
-            "no --master is called {wanted}; it takes one of: {}",
-            masters.join(", ")
-        );
-        ConfigError::new(flag, format!("{}={wanted}", spec.address), remedy)
-    })
-}
-
 /// The certificates of each side. `clients`: some listener speaks TLS.
 fn tls(flags: &TlsArgs, clients: bool) -> Result<Tls, ConfigError> {
     let listen = TlsFiles {
@@ -307,80 +210,6 @@ fn tls(flags: &TlsArgs, clients: bool) -> Result<Tls, ConfigError> {
     )
 }
 
-/// `flags`: that of the user name, and that of the file.
-pub(crate) fn credentials(
-    flags: [&'static str; 2],
-    username: Option<&str>,
-    given: Option<&Secret>,
-    file: Option<&Path>,
-) -> Result<Option<Credentials>, ConfigError> {
-    match (username, secret(flags[1], given, file)?) {
-        (username, Some(password)) => Ok(Some(Credentials {
-            username: username.map(|name| Arc::from(name.as_bytes())),
-            password,
-        })),
-        (Some(username), None) => {
-            let remedy = format!("a user needs a password; add {}", flags[1]);
-            Err(ConfigError::new(flags[0], username, remedy))
-        }
-        (None, None) => Ok(None),
-    }
-}
-
-/// A secret as given, or out of its file, less the newline that editors put at the end.
-pub(crate) fn secret(
-    flag: &'static str,
-    given: Option<&Secret>,
-    file: Option<&Path>,
-) -> Result<Option<Secret>, ConfigError> {
-    let Some(path) = file else {
-        return Ok(given.cloned());
-    };
-    let wrong = |remedy: String| ConfigError::new(flag, path.display(), remedy);
-    let bytes = std::fs::read(path)
-        .map_err(|error| wrong(format!("{error}; it takes a file that slipring's user may read")))?;
-    let line = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() {
-        return Err(wrong("the file is empty; write the password into it".to_owned()));
-    }
-    Ok(Some(Secret::new(line)))
-}
-
-// === impl ConfigError ===
-
-impl ConfigError {
-    pub(crate) fn new(flag: impl Into<String>, value: impl fmt::Display, remedy: impl Into<String>) -> Self {
-        Self {
-            flag: flag.into(),
-            value: value.to_string(),
-            remedy: remedy.into(),
-            place: None,
-        }
-    }
-
-    /// The complaint alone.
-    pub(crate) fn what(&self) -> String {
-        format!("{} {}: {}", self.flag, self.value, self.remedy)
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = self.flag.strip_prefix("--").unwrap_or(&self.flag);
-        match &self.place {
-            Some(place) => write!(f, "error: {place}: {key} = {:?}: {}", self.value, self.remedy),
-            None => write!(
-                f,
-                "error: {} {}: {}\n\nFor more information, try '--help'.",
-                self.flag, self.value, self.remedy
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -388,7 +217,7 @@ mod tests {
     use super::*;
 
     /// What slipring makes of `line`, or what it prints; `--sentinels` is there already.
-    fn read(line: &str) -> Result<Config, String> {
+    pub(super) fn read(line: &str) -> Result<Config, String> {
         let words = ["slipring", "--sentinels", "s1:26379,s2:26379"]
             .into_iter()
             .chain(line.split_whitespace());
@@ -560,52 +389,12 @@ mod tests {
     }
 
     #[test]
-    fn several_masters_each_have_their_doors() {
-        let config = read(
-            "--master a --master b --listen 127.0.0.1:1=b --listen 127.0.0.1:2=a --replica-listen 127.0.0.1:3=a \
-             --read-policy prefer-primary",
-        )
-        .unwrap();
-        let doors: Vec<_> = config
-            .doors
-            .iter()
-            .map(|door| (door.address.inet().unwrap().port(), door.upstream, door.reads))
-            .collect();
-        assert_eq!(
-            doors,
-            [
-                (1, 1, ReadPolicy::PreferPrimary),
-                (2, 0, ReadPolicy::PreferPrimary),
-                (3, 0, ReadPolicy::PreferReplica)
-            ]
-        );
-    }
-
-    #[test]
     fn a_client_password_implies_proxy() {
         let config = read("--client-password pw --listen *:6379").unwrap();
         assert_eq!(config.settings.client_auth, ClientAuth::Proxy);
         assert!(!config.settings.entry.users.is_empty());
         assert!(read("--client-auth none").is_ok());
         assert!(read("--client-auth none --listen *:6379 --protected-mode no").is_ok());
-    }
-
-    #[test]
-    fn a_password_file_loses_its_newline_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("password");
-        for (content, password) in [
-            ("pw", "pw"),
-            ("pw\n", "pw"),
-            ("pw\r\n", "pw"),
-            (" p w \n\n", " p w \n"),
-        ] {
-            std::fs::write(&path, content).unwrap();
-            let config = read(&format!("--username app --password-file {}", path.display())).unwrap();
-            let credentials = config.settings.node_credentials.unwrap();
-            assert_eq!(credentials.password.reveal(), password.as_bytes());
-            assert_eq!(credentials.username.as_deref(), Some(&b"app"[..]));
-        }
     }
 
     #[test]
