@@ -125,13 +125,24 @@ async fn get(at: SocketAddr, path: &str) -> Result<(u16, String)> {
 
 fn screen(at: SocketAddr, known: &Value) -> String {
     let mut out = String::new();
+    heading(&mut out, at, known);
+    for master in known["masters"].as_array().into_iter().flatten() {
+        let records = known["failovers"].as_array().into_iter().flatten();
+        let last = records
+            .filter(|record| record["master"] == master["master"])
+            .find_map(|record| record["failovers"].get(0));
+        paragraph(&mut out, master, last);
+    }
+    out
+}
+
+fn heading(out: &mut String, at: SocketAddr, known: &Value) {
     let metric = |name: &str| known["metrics"][name].as_f64().unwrap_or(0.0);
     let ready = if known["ready"] == json!(true) {
         "ready"
     } else {
         "NOT READY"
     };
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let _ = writeln!(out, "slipring at {at}: {ready}");
     let _ = writeln!(
         out,
@@ -143,51 +154,51 @@ fn screen(at: SocketAddr, known: &Value) -> String {
         metric("held_commands"),
         metric("unknown_outcomes_total"),
     );
-    for master in known["masters"].as_array().into_iter().flatten() {
-        let shard = &master["shards"][0];
-        let primary = &shard["primary"]["address"];
-        let primary = if primary.is_null() {
-            "none".to_owned()
-        } else {
-            text(primary)
-        };
-        let name = text(&master["master"]);
-        let _ = writeln!(out, "master {name}: {}, primary {primary}", text(&shard["phase"]));
-        if !master["problem"].is_null() {
-            let _ = writeln!(out, "  PROBLEM   {}", text(&master["problem"]));
-        }
-        for replica in shard["replicas"].as_array().into_iter().flatten() {
-            let usable = if replica["usable"] == json!(true) {
-                "readable"
-            } else {
-                "not read"
-            };
-            let (address, lag) = (text(&replica["address"]), text(&replica["lag_bytes"]));
-            let _ = writeln!(out, "  replica   {address}: {usable}, {lag} bytes behind");
-        }
-        for sentinel in master["sentinels"].as_array().into_iter().flatten() {
-            let _ = writeln!(
-                out,
-                "  sentinel  {}: {}",
-                text(&sentinel["address"]),
-                text(&sentinel["state"])
-            );
-        }
-        let records = known["failovers"].as_array().into_iter().flatten();
-        let last = records
-            .filter(|record| record["master"] == master["master"])
-            .find_map(|record| record["failovers"].get(0));
-        if let Some(last) = last {
-            let _ = writeln!(
-                out,
-                "  failover  the last: {}, {}, held for {} ms",
-                text(&last["kind"]),
-                text(&last["end"]),
-                last["held_ms"]
-            );
-        }
+}
+
+/// One master, and the last of its failovers.
+fn paragraph(out: &mut String, master: &Value, last: Option<&Value>) {
+    let shard = &master["shards"][0];
+    let primary = &shard["primary"]["address"];
+    let primary = if primary.is_null() {
+        "none".to_owned()
+    } else {
+        text(primary)
+    };
+    let name = text(&master["master"]);
+    let _ = writeln!(out, "master {name}: {}, primary {primary}", text(&shard["phase"]));
+    if !master["problem"].is_null() {
+        let _ = writeln!(out, "  PROBLEM   {}", text(&master["problem"]));
     }
-    out
+    for replica in shard["replicas"].as_array().into_iter().flatten() {
+        let usable = if replica["usable"] == json!(true) {
+            "readable"
+        } else {
+            "not readable"
+        };
+        let lag = match &replica["lag_bytes"] {
+            Value::Null => "how far behind is not known".to_owned(),
+            lag => format!("{lag} bytes behind"),
+        };
+        let _ = writeln!(out, "  replica   {}: {usable}, {lag}", text(&replica["address"]));
+    }
+    for sentinel in master["sentinels"].as_array().into_iter().flatten() {
+        let (address, state) = (text(&sentinel["address"]), text(&sentinel["state"]));
+        let _ = writeln!(out, "  sentinel  {address}: {state}");
+    }
+    if let Some(last) = last {
+        let _ = writeln!(
+            out,
+            "  failover  the last: {}, {}, held for {} ms",
+            text(&last["kind"]),
+            text(&last["end"]),
+            last["held_ms"]
+        );
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -204,7 +215,10 @@ mod tests {
                 "shards": [{
                     "phase": "moving",
                     "primary": {"address": "a:1"},
-                    "replicas": [{"address": "b:1", "usable": true, "lag_bytes": 7}],
+                    "replicas": [
+                        {"address": "b:1", "usable": true, "lag_bytes": 7},
+                        {"address": "c:1", "usable": false, "lag_bytes": null},
+                    ],
                 }],
                 "sentinels": [{"address": "s:1", "state": "watching"}],
             }],
@@ -218,6 +232,7 @@ mod tests {
             "master m: moving, primary a:1",
             "PROBLEM   no sentinel is reachable",
             "b:1: readable, 7 bytes behind",
+            "c:1: not readable, how far behind is not known",
             "s:1: watching",
             "crash, confirmed, held for 9 ms",
         ] {
