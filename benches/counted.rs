@@ -1,11 +1,12 @@
 //! The pieces of the hot path whose instructions are counted and whose time is measured, one [`Case`] each.
 
 use std::hint::black_box;
-
-use anyhow::{Context as _, Result, ensure};
-use resp_codec::{Command, CommandSpec, Progress, ReplyScan, RequestLimits, RequestScan};
+use std::time::Duration;
 
 use crate::in_memory::Bench;
+use anyhow::{Context as _, Result, ensure};
+use proxy_core::Watch;
+use resp_codec::{Command, CommandSpec, Progress, ReplyScan, RequestLimits, RequestScan};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub enum Case {
     GetFrom50,
     /// GET in pipelines of 16.
     GetPipelined,
+    /// GET of 50 clients with the slow log on and one command in 1,000 sampled.
+    GetFrom50Watched,
+    /// GET in pipelines of 16, watched in the same way.
+    GetPipelinedWatched,
     /// GET and SET by turns in pipelines of 16: no two like ones stand side by side.
     Mixed,
 }
@@ -61,7 +66,7 @@ const NAMES: [&[u8]; 8] = [
 
 impl Case {
     /// Each of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Scan,
         Self::Lookup,
         Self::Split,
@@ -69,6 +74,8 @@ impl Case {
         Self::Set,
         Self::GetFrom50,
         Self::GetPipelined,
+        Self::GetFrom50Watched,
+        Self::GetPipelinedWatched,
         Self::Mixed,
     ];
 
@@ -83,6 +90,8 @@ impl Case {
             Self::Set => "set",
             Self::GetFrom50 => "get-c50",
             Self::GetPipelined => "get-p16",
+            Self::GetFrom50Watched => "get-c50-watched",
+            Self::GetPipelinedWatched => "get-p16-watched",
             Self::Mixed => "mixed-p16",
         }
     }
@@ -98,8 +107,8 @@ impl Case {
             Self::Split => (0, [VALUE, OK].concat(), String::new(), COMMANDS / 2),
             Self::Get => (1, GET.to_owned(), VALUE.to_owned(), 1),
             Self::Set => (1, SET.to_owned(), OK.to_owned(), 1),
-            Self::GetFrom50 => (50, GET.to_owned(), VALUE.to_owned(), 1),
-            Self::GetPipelined => (1, GET.to_owned(), VALUE.to_owned(), 16),
+            Self::GetFrom50 | Self::GetFrom50Watched => (50, GET.to_owned(), VALUE.to_owned(), 1),
+            Self::GetPipelined | Self::GetPipelinedWatched => (1, GET.to_owned(), VALUE.to_owned(), 16),
             Self::Mixed => (1, [GET, SET].concat(), [VALUE, OK].concat(), 8),
         };
         let commands = if self == Self::Mixed { 2 * at_once } else { at_once };
@@ -111,9 +120,20 @@ impl Case {
             bench: if clients == 0 {
                 None
             } else {
-                Some(Bench::start(clients)?)
+                Some(Bench::start(clients, self.watch())?)
             },
         })
+    }
+
+    fn watch(self) -> Watch {
+        match self {
+            Self::GetFrom50Watched | Self::GetPipelinedWatched => Watch {
+                slower_than: Some(Duration::from_millis(10)),
+                sample: Some(1000),
+                spans: None,
+            },
+            _ => Watch::default(),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use std::task::{Context, Poll, Waker};
 
 use anyhow::{Context as _, Result};
 use proxy_core::{
-    Accepted, Address, Handle, Incoming, Listen, Listener, Opening, ReadPolicy, Settings, Upstream, build,
+    Accepted, Address, Handle, Incoming, Listen, Listener, Opening, ReadPolicy, Settings, Upstream, Watch,
+    build,
 };
 use sentinel_watcher::{
     BoxIo, Dial, Dialing, Health, HealthFeed, HostPort, Phase, Primary, Shard, TopologyPublisher, hints,
@@ -60,11 +61,11 @@ struct ToNode;
 // === impl Bench ===
 
 impl Bench {
-    /// Starts the worker, and connects so many clients.
+    /// Starts the worker, which looks out for what `watch` says, and connects so many clients.
     ///
     /// # Errors
     /// When the worker cannot be built.
-    pub fn start(clients: usize) -> Result<Self> {
+    pub fn start(clients: usize, watch: Watch) -> Result<Self> {
         // The clock moves only while nobody has anything to do: nothing happens by time.
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -87,6 +88,7 @@ impl Bench {
         };
         let settings = Settings {
             workers: 1,
+            watch,
             ..Settings::default()
         };
         let (workers, handle) = {

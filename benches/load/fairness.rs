@@ -18,7 +18,7 @@ use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
 use super::sample::median;
-use super::workload::Transport;
+use super::workload::{Kind, Transport};
 
 /// Small requests through one front beside one neighbour.
 #[derive(Debug, Serialize)]
@@ -71,12 +71,9 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
     lab.fill(16)?;
     lab.redis
         .command(&[b"SET", LARGE_KEY.as_bytes(), &vec![b'x'; LARGE_BYTES]])?;
-    let peers = options
-        .peers
-        .iter()
-        .filter(|peer| peer.is_installed() && **peer != Peer::Floor);
-    let fronts: Vec<_> = peers
-        .map(|peer| Front::start(lab, *peer, 16, Transport::Plain))
+    let fronts: Vec<_> = options
+        .peers_facing(&Kind::Fairness)
+        .map(|peer| Front::start(lab, peer, 16, Transport::Plain))
         .collect::<Result<_>>()?;
     let mut results = Vec::new();
     for neighbour in NEIGHBOURS {

@@ -110,7 +110,7 @@ fn command(
             lab.floor.clone(),
             format!("--listen {listen} --value-bytes {value_bytes}"),
         ),
-        Peer::Slipring => {
+        Peer::Slipring | Peer::Traced => {
             let (sentinel, metrics) = (lab.sentinel.address(), statistics.address());
             let listen = match certificate.map(Path::display) {
                 None => listen,
@@ -156,8 +156,13 @@ fn command(
         }
     };
     let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
-    if peer == Peer::Slipring {
+    if matches!(peer, Peer::Slipring | Peer::Traced) {
         args.extend_from_slice(&lab.slipring_args);
+    }
+    if peer == Peer::Traced {
+        let watched = ["--slowlog-threshold=10ms", "--sample-commands=1000"];
+        args.extend(watched.map(str::to_owned));
+        args.push(format!("--otlp-endpoint={}", lab.collector.url()));
     }
     Ok((program, args))
 }

@@ -14,7 +14,7 @@ use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
 use super::usage::resident_bytes;
-use super::workload::Transport;
+use super::workload::{Kind, Transport};
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Serialize)]
@@ -40,7 +40,7 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
     let clients = options.idle_clients.min(lab::clients_possible()?);
     lab.fill(16)?;
     let mut results = Vec::new();
-    for &peer in options.peers.iter().filter(|peer| peer.is_installed()) {
+    for peer in options.peers_facing(&Kind::Idle) {
         progress(&format!("idle: {peer}"));
         let front = Front::start(lab, peer, 16, Transport::Plain)?;
         let mut result = IdleResult {

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
-use testkit::{Flavor, Node, Sentinel, process, servers::Watched};
+use testkit::{Collector, Flavor, Node, Sentinel, process, servers::Watched};
 
 use super::options::Options;
 use super::peer::Peer;
@@ -32,6 +31,8 @@ pub(super) struct Lab {
     pub(super) slipring: PathBuf,
     /// Arguments that slipring gets besides its addresses.
     pub(super) slipring_args: Vec<String>,
+    /// Where [`Peer::Traced`] sends its spans.
+    pub(super) collector: Collector,
     /// The floor, built with this driver.
     pub(super) floor: PathBuf,
     /// Configurations and logs.
@@ -72,6 +73,7 @@ impl Lab {
                 .clone()
                 .unwrap_or_else(|| binaries.join("slipring")),
             slipring_args: options.slipring_args.clone(),
+            collector: Collector::start()?,
             floor: binaries.join("floor"),
             folder: process::scratch("load")?,
         })
@@ -100,14 +102,14 @@ fn build(options: &Options) -> Result<()> {
     if options.peers.contains(&Peer::Floor) {
         packages.push("slipring-benches");
     }
-    if options.peers.contains(&Peer::Slipring) && options.slipring.is_none() {
+    let slipring = |peer| matches!(peer, &Peer::Slipring | &Peer::Traced);
+    if options.peers.iter().any(slipring) && options.slipring.is_none() {
         packages.push("slipring");
     }
     if packages.is_empty() {
         return Ok(());
     }
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = process::cargo();
     command.args(["build", "--quiet", "--release", "--bins"]);
     for package in packages {
         command.args(["--package", package]);

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 
 use super::peer::Peer;
-use super::workload::{self, Workload};
+use super::workload::{self, Kind, Workload};
 
 /// Measures slipring, its peers and the floor with redis-benchmark in interleaved rounds.
 #[derive(Parser, Debug)]
@@ -20,7 +20,7 @@ pub struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "direct,floor,slipring,haproxy,nutcracker,envoy"
+        default_value = "direct,floor,slipring,traced,haproxy,nutcracker,envoy"
     )]
     pub peers: Vec<Peer>,
     /// Interleaved rounds; medians are taken over them.
@@ -55,6 +55,12 @@ pub struct Options {
 // === impl Options ===
 
 impl Options {
+    /// What takes part in a workload of this kind.
+    pub(super) fn peers_facing(&self, kind: &Kind) -> impl Iterator<Item = Peer> {
+        let peers = self.peers.iter().copied();
+        peers.filter(|peer| peer.is_installed() && peer.faces(kind))
+    }
+
     /// The workloads asked for, and with `--check` those that are `needed` for it, in the order of the table.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::fmt::{self, Display};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::workload::Transport;
+use super::workload::{Kind, Transport};
 
 /// The kinds of front. All of them use one processor: one worker, one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -17,6 +17,8 @@ pub enum Peer {
     Floor,
     /// slipring with one worker and its metrics on.
     Slipring,
+    /// The same with its slow log, one command in 1,000 sampled, and spans sent to a collector's stand-in.
+    Traced,
     /// haproxy in TCP mode with one thread: one backend connection per client, bytes copied unseen.
     Haproxy,
     /// nutcracker (twemproxy): one backend connection, single-threaded.
@@ -31,7 +33,7 @@ impl Peer {
     /// False when its program is not installed.
     pub(super) fn is_installed(self) -> bool {
         let program = match self {
-            Self::Direct | Self::Floor | Self::Slipring => return true,
+            Self::Direct | Self::Floor | Self::Slipring | Self::Traced => return true,
             Self::Haproxy => "haproxy",
             Self::Nutcracker => "nutcracker",
             Self::Envoy => "envoy",
@@ -40,9 +42,16 @@ impl Peer {
         std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
     }
 
-    /// Whether its clients may come this way.
-    pub(super) fn speaks(self, transport: Transport) -> bool {
-        transport == Transport::Plain || matches!(self, Self::Slipring | Self::Haproxy)
+    /// Whether it has a part in this kind of workload: something to measure, and a way in for its clients.
+    pub(super) fn faces(self, kind: &Kind) -> bool {
+        match kind {
+            Kind::Requests(requests) => {
+                requests.transport == Transport::Plain || matches!(self, Self::Slipring | Self::Haproxy)
+            }
+            Kind::Idle => self != Self::Traced,
+            Kind::Through => !matches!(self, Self::Direct | Self::Floor | Self::Traced),
+            Kind::Fairness => !matches!(self, Self::Floor | Self::Traced),
+        }
     }
 }
 
@@ -52,6 +61,7 @@ impl Display for Peer {
             Self::Direct => "direct",
             Self::Floor => "floor",
             Self::Slipring => "slipring",
+            Self::Traced => "traced",
             Self::Haproxy => "haproxy",
             Self::Nutcracker => "nutcracker",
             Self::Envoy => "envoy",

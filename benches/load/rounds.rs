@@ -60,10 +60,10 @@ pub(super) fn run(
     interrupt: &Interrupt,
 ) -> Result<WorkloadResult> {
     lab.fill(requests.value_bytes).context("filling Redis")?;
+    let spans_before = lab.collector.received_bytes();
     let mut contenders = Vec::new();
     let transport = requests.transport;
-    let takes_part = |peer: &&Peer| peer.is_installed() && peer.speaks(transport);
-    for &peer in options.peers.iter().filter(takes_part) {
+    for peer in options.peers_facing(&workload.kind) {
         let front = Front::start(lab, peer, requests.value_bytes, transport)?;
         contenders.push(Contender {
             front,
@@ -90,6 +90,11 @@ pub(super) fn run(
             let measured = contender.measure(lab, requests, interrupt);
             contender.note(measured, workload, interrupt)?;
         }
+    }
+    for contender in &mut contenders {
+        let observed = contender.front.peer != Peer::Traced || lab.collector.received_bytes() > spans_before;
+        let sent = observed.then_some(()).context("no span was sent");
+        contender.note(sent, workload, interrupt)?;
     }
     if options.syscalls {
         let living = contenders

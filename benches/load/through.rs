@@ -14,7 +14,7 @@ use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
 use super::usage::{peak_bytes, resident_bytes};
-use super::workload::Transport;
+use super::workload::{Kind, Transport};
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Serialize)]
@@ -35,8 +35,7 @@ const VALUE_BYTES: usize = 512 << 20;
 /// Measures the fronts one after the other, each started afresh.
 pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<ThroughResult>> {
     let mut results = Vec::new();
-    let peers = options.peers.iter().filter(|peer| peer.is_installed());
-    for &peer in peers.filter(|peer| !matches!(peer, Peer::Floor | Peer::Direct)) {
+    for peer in options.peers_facing(&Kind::Through) {
         progress(&format!("through: {peer}"));
         lab.fill(16)?;
         let front = Front::start(lab, peer, 16, Transport::Plain)?;

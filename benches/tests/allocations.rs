@@ -1,6 +1,7 @@
 //! The common way allocates nothing for a command: not in the session, not in the mux, not for its reply.
 
 use anyhow::{Result, ensure};
+use proxy_core::Watch;
 use slipring_benches::in_memory::Bench;
 
 /// Allocations of so many rounds, once everything is warm.
@@ -13,7 +14,7 @@ fn allocations(bench: &mut Bench, requests: &[u8], reply_bytes: usize, rounds: u
 
 fn check(clients: usize, set: bool, pipeline: usize) -> Result<()> {
     const ROUNDS: usize = 100;
-    let mut bench = Bench::start(clients)?;
+    let mut bench = Bench::start(clients, Watch::default())?;
     let (requests, reply_bytes) = Bench::requests(set, pipeline);
     bench.exchange(&requests, reply_bytes, ROUNDS)?;
     let few = allocations(&mut bench, &requests, reply_bytes, ROUNDS)?;
@@ -41,7 +42,7 @@ fn a_command_allocates_nothing() -> Result<()> {
 /// The counter counts: a reply written by the session itself is an allocation of its own.
 #[test]
 fn what_allocates_is_seen() -> Result<()> {
-    let mut bench = Bench::start(1)?;
+    let mut bench = Bench::start(1, Watch::default())?;
     let asked = b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n";
     bench.exchange(asked, b":1\r\n".len(), 10)?;
     let seen = allocations(&mut bench, asked, b":1\r\n".len(), 100)?;

@@ -15,6 +15,13 @@ use testkit::servers::under_ci;
 /// Between what was written down and what is counted, per cent.
 const ROOM: f64 = 5.0;
 
+/// What it may cost to look out for slow commands and to sample: this case in terms of that one, at most.
+const WATCHED: [(Case, Case); 2] = [
+    (Case::GetFrom50Watched, Case::GetFrom50),
+    (Case::GetPipelinedWatched, Case::GetPipelined),
+];
+const WATCHED_RATIO: f64 = 1.03;
+
 /// `counts.json`.
 #[derive(Debug, Deserialize, Serialize)]
 struct Written {
@@ -36,6 +43,14 @@ fn a_command_takes_no_more_instructions_than_before() -> Result<()> {
     let mut instructions = BTreeMap::new();
     for case in Case::ALL {
         instructions.insert(case.name().to_owned(), count(case)?);
+    }
+    for (watched, plain) in WATCHED {
+        let of = |case: Case| instructions.get(case.name()).copied().unwrap_or_default();
+        let (watched, plain) = (of(watched), of(plain));
+        ensure!(
+            watched <= plain * WATCHED_RATIO,
+            "{watched} instructions where {plain} do without slow log and samples"
+        );
     }
     let now = Written {
         compiler: compiler()?,

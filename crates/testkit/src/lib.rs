@@ -5,6 +5,7 @@
 //! it, however that process ends: see [`process`].
 
 pub mod client;
+pub mod collector;
 pub mod load;
 pub mod netns;
 pub mod port;
@@ -18,6 +19,7 @@ pub mod sim;
 pub mod wait;
 
 pub use client::{Broken, Client};
+pub use collector::Collector;
 pub use load::Load;
 pub use proxy::Proxy;
 pub use reply::Reply;
