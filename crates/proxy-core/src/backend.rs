@@ -90,7 +90,7 @@ pub(crate) struct Backend {
     pools: RefCell<[Option<Rc<LeasePool>>; Budget::COUNT]>,
     /// Since when no session has used it.
     unused_since: Cell<Option<Instant>>,
-    /// The node's answer to HELLO in this Profile's RESP version.
+    /// The node's last answer to HELLO in this Profile's RESP version.
     hello: RefCell<Option<Bytes>>,
     /// Its user has selected its database, not only found itself there.
     selected: Cell<bool>,
@@ -341,14 +341,27 @@ impl Backend {
         self.selected.set(true);
     }
 
-    /// The node's own answer to `HELLO 2` or `HELLO 3` under this Profile; asked once.
-    pub(crate) async fn hello(&self) -> Result<Bytes, ConnectError> {
+    /// The node's own answer to `HELLO 2` or `HELLO 3` under this Profile, over the shared connection that session `turn`
+    /// uses. Where that is held up, what the node said last.
+    pub(crate) async fn hello(&self, turn: u64) -> Result<Bytes, ConnectError> {
         let version: &[u8] = if self.profile.resp == Resp::Three {
             b"3"
         } else {
             b"2"
         };
-        self.ask_once(&self.hello, &[b"hElLo", version]).await
+        let request = [&b"hElLo"[..], version];
+        let mut frame = bytes::BytesMut::new();
+        write::command(&mut frame, &request);
+        let mux = self.mux(turn);
+        let asked = mux.ask(&frame, own_shape(b"hello"));
+        match tokio::time::timeout(self.link.settings.get().connect_timeout, asked).await {
+            Ok(Some(reply)) if reply.starts_with(b"-") => Err(ConnectError::Refused(reply)),
+            Ok(Some(reply)) => {
+                *self.hello.borrow_mut() = Some(reply.clone());
+                Ok(reply)
+            }
+            _ => self.ask_once(&self.hello, &request).await,
+        }
     }
 
     /// What the node prints of a connection; asked once.

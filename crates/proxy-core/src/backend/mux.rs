@@ -113,6 +113,11 @@ impl Mux {
         matches!(self.state.borrow().phase, Phase::Connecting | Phase::Open)
     }
 
+    /// The node has not answered on it yet.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.state.borrow().phase == Phase::Connecting
+    }
+
     /// Nothing is or will be sent here any more.
     #[must_use]
     pub(crate) fn is_closed(&self) -> bool {

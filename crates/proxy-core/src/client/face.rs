@@ -52,7 +52,7 @@ pub(crate) struct Doing {
     pub(crate) queued: Option<usize>,
     /// Keys that are watched.
     pub(crate) watched: usize,
-    /// Letters of [`Mark`]s that last: SYNC, MONITOR, CLIENT TRACKING, NO-EVICT, NO-TOUCH.
+    /// Letters of [`Mark`]s that last: SYNC, MONITOR, CLIENT TRACKING, NO-EVICT, NO-TOUCH, IMPORT-SOURCE.
     pub(crate) marks: Vec<Mark>,
     /// CLIENT CAPA.
     pub(crate) capabilities: Box<[u8]>,
@@ -72,6 +72,7 @@ pub(crate) enum Mark {
     Broadcast,
     NoEvict,
     NoTouch,
+    ImportSource,
     /// It has said its last word, and stays until it hangs up.
     Closing,
 }
@@ -247,6 +248,7 @@ impl Doing {
             ('c', marked(Mark::Closing)),
             ('e', marked(Mark::NoEvict)),
             ('T', marked(Mark::NoTouch)),
+            ('I', marked(Mark::ImportSource)),
         ];
         letters
             .iter()

@@ -95,6 +95,14 @@ impl Session {
         }
     }
 
+    /// Waits for the shared connection that the session would use, unless it is there.
+    pub(super) async fn stands_on(&mut self, backend: &Backend) -> Result<(), Close> {
+        if backend.mux(self.id).is_connecting() {
+            self.is_refused_by(backend).await?;
+        }
+        Ok(())
+    }
+
     /// Back to how the connection started.
     pub(super) fn reset(&mut self) {
         if self.client.is_hushed() {
@@ -229,8 +237,9 @@ impl Session {
         let greeting = self
             .with_primary(command, |session| {
                 let backend = session.door.fleet.backend_of(Plan::Primary, &profile);
+                let turn = session.id;
                 async move {
-                    match backend.hello().await {
+                    match backend.hello(turn).await {
                         Ok(greeting) | Err(ConnectError::Refused(greeting)) => Some(greeting),
                         Err(ConnectError::Io(_)) => None,
                     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proxy_core::{ClientAuth, Settings};
 use sentinel_watcher::{Credentials, Secret};
 
+use crate::common::node::Fault;
 use crate::common::world::{World, guard, run, run_late, run_with, settle};
 
 const NOAUTH: &str = "-NOAUTH Authentication required.";
@@ -90,10 +91,13 @@ fn newcomers_are_asked_for_a_password_that_was_set_meanwhile() {
                 for client in &mut residents {
                     client.ask("INCR n").await;
                 }
+                let pings = world.a.received("pInG").len();
                 let mut operator = world.client();
                 for part in change.split(";;") {
                     operator.ask(part.trim()).await;
                 }
+                // The connection that keeps what was granted is there: SLOWLOG shows the client's commands alone.
+                assert_eq!(world.a.received("pInG").len(), pings, "{change}");
                 for client in &mut residents {
                     assert_eq!(client.ask("SET k v; CLIENT GETNAME").await, "+OK nil", "{change}");
                 }
@@ -339,6 +343,21 @@ fn each_session_has_an_id_of_its_own() {
         let (id, other) = (one.ask("CLIENT ID").await, two.ask("CLIENT ID").await);
         assert_ne!(id, other);
         assert!(one.ask("HELLO 3").await.ends_with(&format!("id {id}]")));
+    });
+}
+
+#[test]
+fn each_hello_is_the_nodes_of_now() {
+    const RENAMED: &str = "%2\r\n$6\r\nserver\r\n$6\r\nvalkey\r\n$2\r\nid\r\n:1\r\n";
+    run(async |world| {
+        let (mut one, mut two) = (world.client(), world.client());
+        assert!(one.ask("HELLO 3").await.contains("server redis"));
+        world.a.once("hElLo 3", Fault::Answer(RENAMED));
+        assert!(two.ask("HELLO 3").await.contains("server valkey"));
+        assert!(one.ask("HELLO").await.contains("server redis"));
+        // Where nothing comes through, what it said last is better than nothing.
+        world.a.once("hElLo 3", Fault::Hang);
+        assert!(two.ask("HELLO 3").await.contains("server redis"));
     });
 }
 

@@ -28,7 +28,7 @@ impl Standing {
         match name {
             "client|tracking" if is_off(command) => self.forget(name),
             "client|tracking" => self.keep(name, command.frame()),
-            "client|no-evict" | "client|no-touch" => {
+            "client|no-evict" | "client|no-touch" | "client|import-source" => {
                 self.forget(name);
                 if !is_off(command) {
                     self.keep(name, command.frame());
@@ -36,7 +36,7 @@ impl Standing {
             }
             "monitor" | "replconf" => self.keep(name, command.frame()),
             "client|caching" => self.caching = Some(command.frame().clone()),
-            "script|debug" | "client" | "client|import-source" => self.lasting = true,
+            "script|debug" | "client" => self.lasting = true,
             _ => {}
         }
     }

@@ -374,6 +374,7 @@ impl Stream {
             }
             "client|no-evict" => doing.mark(Mark::NoEvict, says(b"on")),
             "client|no-touch" => doing.mark(Mark::NoTouch, says(b"on")),
+            "client|import-source" => doing.mark(Mark::ImportSource, says(b"on")),
             _ => {}
         }
     }
