@@ -103,8 +103,12 @@ fn chart(slipring: &Path) -> Result<()> {
         untried.is_empty(),
         "no case of deploy/helm/cases sets these:\n{untried}"
     );
+    let own = charts.join("slipring");
+    ensure!(
+        render(&own, None, KUBERNETES[0]).is_err(),
+        "the chart is rendered though nobody has named a sentinel"
+    );
     for case in &cases {
-        let own = charts.join("slipring");
         Tool::new(
             text(&helm),
             &["lint", "--strict", text(&own), "--values", text(case)],

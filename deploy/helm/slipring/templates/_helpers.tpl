@@ -23,7 +23,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{/* slipring.toml */}}
 {{- define "slipring.config" -}}
 {{- $host := ternary "127.0.0.1" "*" (eq .Values.mode "sidecar") -}}
-sentinels = {{ toJson (required "sentinels: name at least one sentinel, HOST:PORT" .Values.sentinels) }}
+sentinels = {{ if not .Values.sentinels }}{{ fail "sentinels: name at least one sentinel, HOST:PORT" }}{{ end }}{{ toJson .Values.sentinels }}
 master = {{ toJson .Values.masters }}
 {{- $primary := list }}{{ $replica := list }}
 {{- range .Values.listeners }}
