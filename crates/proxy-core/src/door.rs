@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sentinel_watcher::Epoch;
 use tokio::time::Instant;
 
 use crate::backend::NodeKey;
@@ -15,6 +14,7 @@ use crate::backend::by_hand::ByHand;
 use crate::backend::fleet::Fleet;
 use crate::backend::profile::Profile;
 use crate::backend::scripts::ScriptStore;
+use crate::census::Census;
 use crate::demand::Demands;
 use crate::failover::Timeline;
 use crate::live::Live;
@@ -22,7 +22,7 @@ use crate::lookout::Findings;
 use crate::memory::Memory;
 use crate::metrics::{Cells, Gauge, Metrics};
 use crate::passage::{Departures, Kin};
-use crate::roster::Roster;
+use crate::roster::{Muster, Roster};
 use crate::server::Upstream;
 use crate::session::Hubs;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
@@ -63,6 +63,7 @@ pub(crate) struct WorkerState {
     pub(crate) hubs: Hubs,
     /// This proxy's clients, over all workers.
     pub(crate) roster: Arc<Roster>,
+    pub(crate) muster: Muster,
     /// The processes before and behind this one.
     pub(crate) kin: Arc<Kin>,
     /// The time at the last pulse: good enough for idle clients.
@@ -99,11 +100,6 @@ pub(crate) struct Held {
     since: Instant,
 }
 
-/// Which terms the subscribers of one master, over all workers, are subscribed at. After a switch held commands
-/// wait a moment for subscribers to arrive, so that a held PUBLISH reaches them.
-#[derive(Debug, Default)]
-pub(crate) struct Census(Mutex<BTreeMap<Epoch, usize>>);
-
 /// On which connection to which node each streaming client is, over all workers: CLIENT TRACKING REDIRECT names clients,
 /// the node knows connections.
 #[derive(Debug, Default)]
@@ -113,12 +109,6 @@ pub(crate) struct Streams(Mutex<BTreeMap<u64, (NodeKey, i64)>>);
 pub(crate) struct Streaming {
     streams: Arc<Streams>,
     client: u64,
-}
-
-/// One subscriber in the [`Census`].
-pub(crate) struct Counted {
-    census: Arc<Census>,
-    term: Epoch,
 }
 
 // === impl Door ===
@@ -210,30 +200,6 @@ impl Master {
     }
 }
 
-// === impl Census ===
-
-impl Census {
-    /// Counts a subscriber at `term` for as long as the answer lives.
-    pub(crate) fn count(self: &Arc<Self>, term: Epoch) -> Counted {
-        *self.terms().entry(term).or_default() += 1;
-        Counted {
-            census: Arc::clone(self),
-            term,
-        }
-    }
-
-    /// Whether some subscriber is still at an earlier term.
-    pub(crate) fn lags(&self, term: Epoch) -> bool {
-        self.terms()
-            .first_key_value()
-            .is_some_and(|(first, _)| *first < term)
-    }
-
-    fn terms(&self) -> std::sync::MutexGuard<'_, BTreeMap<Epoch, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 // === impl Streams ===
 
 impl Streams {
@@ -261,17 +227,5 @@ impl Streams {
 impl Drop for Streaming {
     fn drop(&mut self) {
         self.streams.known().remove(&self.client);
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut terms = self.census.terms();
-        if let Some(count) = terms.get_mut(&self.term) {
-            *count -= 1;
-            if *count == 0 {
-                terms.remove(&self.term);
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Sessions, routing and backends: the files in the order in which a request meets them.
 
 mod backend;
+mod census;
 mod client;
 mod crowd;
 mod demand;

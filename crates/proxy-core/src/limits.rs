@@ -115,6 +115,13 @@ pub(crate) const ADDRESSES: usize = 65_536;
 /// How long a client that is turned away may take to read why.
 pub(crate) const REFUSAL_MS: u64 = 1000;
 
+/// How long held commands wait for subscribers to arrive on a new primary, and a PUBLISH for those who subscribed
+/// before.
+pub(crate) const SUBSCRIBERS_FIRST_MS: u64 = 100;
+
+/// For how many pulses after a client has come a PUBLISH makes sure that no worker has left a SUBSCRIBE unread.
+pub(crate) const NEWCOMER_PULSES: u32 = 20;
+
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 50;
 

@@ -129,7 +129,7 @@ mod tests {
             &b"SET k v\r\n"[..],
             b"FCALL f 0\r\n",
             b"SCRIPT EXISTS s\r\n",
-            b"PUBLISH c m\r\n",
+            b"PFSELFTEST\r\n",
         ] {
             for reads in [
                 ReadPolicy::Primary,

@@ -69,6 +69,8 @@ pub(crate) struct Session {
     wrote_at: Option<Epoch>,
     /// The topology when it began.
     born: Epoch,
+    /// Whoever subscribed before the input was read is subscribed, or late.
+    caught_up: bool,
     /// Its scans, whose cursors mean nothing to another node.
     scans: Option<Box<Scans>>,
 }
@@ -173,6 +175,7 @@ impl Session {
             replica: None,
             wrote_at: None,
             born,
+            caught_up: false,
             scans: None,
             door,
         }
@@ -332,7 +335,7 @@ impl Session {
                 return (used, Stop::Turn(Turn::Close(CloseReason::Protocol)));
             }
             let (plan, shape) = match command.spec().class {
-                Class::Script | Class::Scan | Class::Unknown if may_share => {
+                Class::Script | Class::Scan | Class::Audience | Class::Unknown if may_share => {
                     self.noted(topology.shard(0), topology.epoch, &command, shape)
                 }
                 _ => (plan, shape),

@@ -221,7 +221,7 @@ impl NodeCells {
 const fn class_index(class: Class) -> usize {
     match class {
         // They travel as data does.
-        Class::Data | Class::Script | Class::Scan | Class::Unknown => 0,
+        Class::Data | Class::Script | Class::Scan | Class::Audience | Class::Unknown => 0,
         Class::Session => 1,
         Class::Transaction => 2,
         Class::Blocking => 3,

@@ -27,6 +27,9 @@ impl Session {
             // The node words the refusal; an argument short, no command has an effect.
             return self.hold(command).await;
         }
+        if spec.class == Class::Audience && self.may_miss_subscribers() {
+            self.catch_up_with_subscribers().await?;
+        }
         let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
         match spec.class {
             class if (class.is_shared() || class == Class::Control) && self.may_be_postponed(&command) => {
@@ -36,7 +39,7 @@ impl Session {
                 self.pinned(command, Budget::Blocking, LeaseReason::Large).await
             }
             Class::Unknown => self.unknown(command).await,
-            Class::Data | Class::Script | Class::Scan => {
+            Class::Data | Class::Script | Class::Scan | Class::Audience => {
                 self.note_script(&command);
                 self.hold(command).await
             }

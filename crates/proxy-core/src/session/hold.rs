@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,9 +21,6 @@ use crate::limits;
 use crate::metrics::{Counter, Outcome, ResendReason};
 use crate::route::{self, Plan};
 use crate::settings::ReadPolicy;
-
-/// How long held commands wait for subscribers to arrive on a new primary.
-const SUBSCRIBERS_FIRST: Duration = Duration::from_millis(100);
 
 /// Pauses between attempts: each twice the one before, up to a bound.
 pub(super) struct Pause(Duration);
@@ -252,7 +250,7 @@ impl Session {
             .as_ref()
             .map(|primary| primary.term);
         let Some(term) = term else { return Ok(()) };
-        let until = Instant::now() + SUBSCRIBERS_FIRST;
+        let until = Instant::now() + Duration::from_millis(limits::SUBSCRIBERS_FIRST_MS);
         while self.door.census.lags(term) && Instant::now() < until {
             tokio::select! {
                 biased;
@@ -261,6 +259,28 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody who subscribed before may be subscribed later than what the session has to say now.
+    pub(super) fn may_miss_subscribers(&self) -> bool {
+        !self.caught_up && (self.door.census.expects() || self.door.worker.muster.is_called_for())
+    }
+
+    /// Whoever subscribed before is to hear what the session has to say now, and all that it has said already. Bounded.
+    pub(super) async fn catch_up_with_subscribers(&mut self) -> Result<(), Close> {
+        let door = Rc::clone(&self.door);
+        let catching_up = async {
+            if door.worker.muster.is_called_for() {
+                door.worker.muster.read_all().await;
+            }
+            door.census.arrival().await;
+        };
+        self.caught_up = true;
+        tokio::select! {
+            biased;
+            close = self.broken() => Err(close),
+            _ = tokio::time::timeout(Duration::from_millis(limits::SUBSCRIBERS_FIRST_MS), catching_up) => Ok(()),
+        }
     }
 
     /// Waits until nothing is in flight: all is answered, parked or came back.

@@ -106,7 +106,8 @@ impl Session {
         };
     }
 
-    pub(super) fn received(&self, bytes: usize) {
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.caught_up = false;
         self.client.hear(self.door.worker.now(), bytes);
         self.door
             .worker

@@ -1,5 +1,6 @@
 //! Commands that travel the shared way once slipring has taken note of them: scripts, whose text a new primary must
-//! be told; scans, whose cursor belongs to one node; commands that only the node knows.
+//! be told; scans, whose cursor belongs to one node; PUBLISH, which those are to hear who subscribed before; commands
+//! that only the node knows.
 
 mod scans;
 
@@ -52,6 +53,8 @@ impl Session {
                 };
                 (if goes_home { plan } else { Plan::Aside }, shape)
             }
+            Class::Audience if self.may_miss_subscribers() => (Plan::Aside, shape),
+            Class::Audience => (plan(self, shape.read), shape),
             _ => {
                 let known = self.primary.as_ref().filter(|cached| cached.mux.is_open());
                 let name = command.arg(0).unwrap_or_default();

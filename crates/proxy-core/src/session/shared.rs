@@ -188,6 +188,7 @@ impl Session {
 
     /// Each name is confirmed once the node has confirmed it.
     async fn join_hub(&mut self, guest: &mut Guest, command: &Command<Bytes>) -> Result<(), Close> {
+        let _expected = self.door.census.expect();
         let kind = Kind::of(command.spec().name);
         for channel in command.args().skip(1) {
             let name = (kind, Bytes::copy_from_slice(channel));

@@ -76,8 +76,11 @@ pub(super) struct Begun<'a> {
 impl Session {
     /// Serves `first`, and all that follows until nothing is subscribed any more.
     pub(super) async fn stream(&mut self, first: Command<Bytes>, reason: LeaseReason) -> Result<(), Close> {
+        let subscribes = reason == LeaseReason::Subscription;
+        let expected = subscribes.then(|| self.door.census.expect());
         self.settled().await?;
         let mut stream = Stream::new(reason, Transaction::default());
+        stream.expected = expected;
         stream.take(first, self.checks_here());
         self.stream_on(stream, None).await
     }
@@ -407,6 +410,7 @@ impl Session {
 
     async fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
         let catching_up = stream.is_catching_up();
+        stream.expected = None;
         match arrival {
             Arrival::Part(part) => {
                 stream.passing = true;

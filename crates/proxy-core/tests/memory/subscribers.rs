@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::common::node::Fault;
-use crate::common::world::{HOLD, run, settle};
+use crate::common::world::{HOLD, run, run_with, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,6 +42,45 @@ fn subscribers_move_before_held_messages_flow() {
         assert_eq!(world.b.subscribers(), 5);
         assert_eq!(world.a.open(), 0);
     });
+}
+
+#[test]
+fn a_message_published_behind_a_subscription_is_heard_though_nobody_waited_for_its_confirmation() {
+    for workers in [1, 2] {
+        run_with(
+            |settings| settings.workers = workers,
+            async |world| {
+                let (mut publisher, mut other) = (world.client(), world.client());
+                assert_eq!(publisher.ask("PUBLISH news nobody; GET a").await, ":0 nil");
+                assert_eq!(other.ask("PING").await, "+PONG");
+                let mut subscriber = world.client();
+                assert_eq!(subscriber.ask("PING").await, "+PONG");
+                subscriber.send("SUBSCRIBE news").await;
+                publisher.send("PUBLISH news first; GET a").await;
+                other.send("GET a; PUBLISH news second").await;
+                assert_eq!(publisher.replies(2).await, ":1 nil");
+                assert_eq!(other.replies(2).await, "nil :1");
+                assert_eq!(subscriber.reply().await, "[subscribe news :1]");
+                let mut heard = [subscriber.reply().await, subscriber.reply().await];
+                heard.sort();
+                assert_eq!(heard, ["[message news first]", "[message news second]"]);
+                // One that the node does not confirm is not waited for without end, and by no later message.
+                world.a.once("SUBSCRIBE", Fault::Delay(SECOND));
+                let mut late = world.client();
+                assert_eq!(late.ask("PING").await, "+PONG");
+                late.send("SUBSCRIBE news").await;
+                let started = Instant::now();
+                assert_eq!(
+                    publisher.ask("PUBLISH news third; PUBLISH news fourth").await,
+                    ":1 :1"
+                );
+                assert!(started.elapsed() < SECOND / 5, "{:?}", started.elapsed());
+                let started = Instant::now();
+                assert_eq!(other.ask("PUBLISH news fifth").await, ":1");
+                assert!(started.elapsed() < SECOND / 50, "{:?}", started.elapsed());
+            },
+        );
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub enum Class {
     Script,
     /// Commands with a cursor, which belongs to one node: as [`Self::Data`], once it is known to which.
     Scan,
+    /// PUBLISH, SPUBLISH, PUBSUB, which concern those who are subscribed: as [`Self::Data`], once those are who subscribed
+    /// before.
+    Audience,
     /// Commands that the table does not know: as [`Self::Data`], once the node has said what they do.
     Unknown,
 }
@@ -53,7 +56,7 @@ impl Class {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Each class, in the order of [`Self::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Data,
         Self::Session,
         Self::Transaction,
@@ -66,13 +69,17 @@ impl Class {
         Self::Own,
         Self::Script,
         Self::Scan,
+        Self::Audience,
         Self::Unknown,
     ];
 
     /// Whether it goes over shared connections.
     #[inline]
     pub fn is_shared(self) -> bool {
-        matches!(self, Self::Data | Self::Script | Self::Scan | Self::Unknown)
+        matches!(
+            self,
+            Self::Data | Self::Script | Self::Scan | Self::Audience | Self::Unknown
+        )
     }
 
     /// A dense index.
@@ -96,6 +103,7 @@ impl Class {
             Self::Own => "own",
             Self::Script => "script",
             Self::Scan => "scan",
+            Self::Audience => "audience",
             Self::Unknown => "unknown",
         }
     }
@@ -111,6 +119,8 @@ pub(super) const fn class_of(name: &str, flags: CommandFlags) -> Class {
     }
     if starts_with(name.as_bytes(), b"client|") {
         Class::Session
+    } else if starts_with(name.as_bytes(), b"pubsub") {
+        Class::Audience
     } else if flags.contains(CommandFlags::BLOCKING) {
         Class::Blocking
     } else {
@@ -133,7 +143,7 @@ pub(super) const fn access_of(flags: CommandFlags) -> Access {
     }
 }
 
-const CLASSES: [(&str, Class); 53] = [
+const CLASSES: [(&str, Class); 55] = [
     ("auth", Class::Session),
     ("hello", Class::Session),
     ("select", Class::Session),
@@ -187,6 +197,8 @@ const CLASSES: [(&str, Class); 53] = [
     ("hscan", Class::Scan),
     ("sscan", Class::Scan),
     ("zscan", Class::Scan),
+    ("publish", Class::Audience),
+    ("spublish", Class::Audience),
 ];
 
 const fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
@@ -221,8 +233,8 @@ mod tests {
             ("get", Class::Data),
             ("fcall", Class::Data),
             ("script|exists", Class::Data),
-            ("publish", Class::Data),
-            ("pubsub|channels", Class::Data),
+            ("pubsub", Class::Audience),
+            ("pubsub|channels", Class::Audience),
             ("client|setname", Class::Session),
             ("client|setinfo", Class::Session),
             ("blpop", Class::Blocking),

@@ -69,7 +69,9 @@ impl Session {
     /// It can be passed on without being kept. Of scripts and of what the node must be asked about, more is looked at
     /// than the head.
     fn is_passable(&self, head: &Command<Bytes>) -> bool {
-        self.door.fleet.paused().is_none() && head.spec().class == Class::Data && !head.is_http()
+        self.door.fleet.paused().is_none()
+            && matches!(head.spec().class, Class::Data | Class::Audience)
+            && !head.is_http()
     }
 
     /// As much of the request as tells what it is. Its last arguments are missing or cut short.
@@ -96,6 +98,9 @@ impl Session {
             self.skip(&mut Way::default()).await?;
             self.answer(&head, &Error::Memory.reply());
             return Ok(());
+        }
+        if head.spec().class == Class::Audience && self.may_miss_subscribers() {
+            self.catch_up_with_subscribers().await?;
         }
         self.settled().await?;
         let mut stay = Stay::new(Budget::Blocking, LeaseReason::Large);

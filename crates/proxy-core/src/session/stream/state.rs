@@ -15,6 +15,7 @@ use super::transaction::{Step, Transaction};
 use crate::backend::NodeKey;
 use crate::backend::lease::{Lease, LeaseState};
 use crate::backend::profile::Resp;
+use crate::census::Expected;
 use crate::client::face::{Face, Mark};
 use crate::door::{Door, Held};
 use crate::error::{Sent, may_resend};
@@ -27,6 +28,8 @@ use crate::session::shape_of;
 /// What a streaming session carries from node to node.
 pub(super) struct Stream {
     pub(super) reason: LeaseReason,
+    /// Until the node has said something: whoever publishes meanwhile waits.
+    pub(super) expected: Option<Expected>,
     pub(super) roll: Roll,
     pub(super) standing: Standing,
     pub(super) transaction: Transaction,
@@ -89,6 +92,7 @@ impl Stream {
     pub(super) fn new(reason: LeaseReason, transaction: Transaction) -> Self {
         Self {
             reason,
+            expected: None,
             roll: Roll::default(),
             standing: Standing::default(),
             altered: !transaction.is_idle(),
