@@ -49,6 +49,9 @@ impl Session {
             }
             "auth" => {
                 let proven = self.prove(&command, &credentials(&command)).await?;
+                if proven.is_ok() {
+                    self.settle_in().await?;
+                }
                 self.answer_result(&command, proven.map(|()| Bytes::from_static(b"+OK\r\n")));
                 Ok(())
             }
@@ -101,6 +104,24 @@ impl Session {
             self.is_refused_by(backend).await?;
         }
         Ok(())
+    }
+
+    /// Opens the shared connection that the session is going to use, where there is none: who has proven a password
+    /// is not asked for it again, though it be another one by then.
+    async fn settle_in(&mut self) -> Result<(), Close> {
+        let Some(backend) = self.door.fleet.primary(&self.profile) else {
+            return Ok(());
+        };
+        if !backend.mux(self.id).is_connecting() {
+            return Ok(());
+        }
+        let turn = self.id;
+        tokio::select! {
+            biased;
+            close = self.broken() => Err(close),
+            // Whoever the user is, it may ask this.
+            _ = backend.hello(turn) => Ok(()),
+        }
     }
 
     /// Back to how the connection started.

@@ -68,7 +68,13 @@ fn the_node_is_asked_for_each_proof() {
         // Whoever knew yesterday's password is nobody today.
         world.a.require("ann", "a2");
         assert_eq!(world.client().ask("AUTH ann a1").await, WRONGPASS);
-        assert_eq!(world.client().ask("AUTH ann a2; GET n").await, "+OK 3");
+        let mut known = world.client();
+        assert_eq!(known.ask("AUTH ann a2; GET n").await, "+OK 3");
+        // Whoever has said today's is not asked again, though it be another one before the first command.
+        let mut first = world.client();
+        assert_eq!(first.ask("AUTH bob b1").await, "+OK");
+        world.a.require("bob", "b2");
+        assert_eq!(first.ask("INCR n").await, ":4");
     });
 }
 
