@@ -31,7 +31,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Class, Command, CommandFlags, RequestError, RequestLimits, RequestScan, RequestShape};
+use resp_codec::{
+    Class, Command, CommandFlags, RequestError, RequestFrame, RequestLimits, RequestScan, RequestShape,
+};
 use sentinel_watcher::{Epoch, Sabotage, is_sabotaged};
 
 use crate::backend::mux::Mux;
@@ -88,6 +90,8 @@ enum Turn {
     Aside(Command<Bytes>),
     /// A command that no node can take now.
     Held(Command<Bytes>),
+    /// An inline request that no node may be sent as it is.
+    LongLine(Command<Bytes>),
     /// The request in the input is large, and has not come whole.
     Large,
     /// Commands came back, to be sent again.
@@ -219,6 +223,10 @@ impl Session {
         match turn {
             Turn::Aside(command) => Box::pin(self.aside(command)),
             Turn::Held(command) => Box::pin(self.hold(command)),
+            Turn::LongLine(command) => {
+                self.put_back(&input::spelled_out(&command));
+                Box::pin(std::future::ready(Ok(())))
+            }
             Turn::Large => Box::pin(self.large()),
             Turn::Recover => Box::pin(self.recover()),
             Turn::Leave => Box::pin(self.leave()),
@@ -344,7 +352,7 @@ impl Session {
                 self.pong(&command);
                 continue;
             }
-            if let Some(turn) = self.turn(plan, frame.len) {
+            if let Some(turn) = self.turn(plan, &frame) {
                 let command = Command::new(Bytes::copy_from_slice(command.frame()), frame);
                 return (used, Stop::Turn(turn(command)));
             }
@@ -365,9 +373,11 @@ impl Session {
         (used, if room { Stop::Dry } else { Stop::Full })
     }
 
-    /// How a command of `len` bytes leaves the common way, if it does.
-    fn turn(&self, plan: Plan, len: usize) -> Option<fn(Command<Bytes>) -> Turn> {
+    /// How a command leaves the common way, if it does.
+    fn turn(&self, plan: Plan, frame: &RequestFrame) -> Option<fn(Command<Bytes>) -> Turn> {
+        let len = frame.len;
         match plan {
+            _ if frame.is_long_line() => Some(Turn::LongLine),
             Plan::Primary | Plan::Replica(_) | Plan::Hold if len > limits::REQUEST_SHARED_BYTES => {
                 Some(Turn::Aside)
             }

@@ -1,5 +1,7 @@
 //! What the scanners found: where a frame ends and what it is.
 
+use crate::RequestLimits;
+
 /// A complete request, measured from its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestFrame {
@@ -68,6 +70,15 @@ pub enum ReplyKind {
     Verbatim,
     /// `!`
     BlobError,
+}
+
+// === impl RequestFrame ===
+
+impl RequestFrame {
+    /// Whether it is an inline request of a length that a server takes only where it has read all of it at once.
+    pub fn is_long_line(&self) -> bool {
+        self.shape == RequestShape::Inline && self.len > RequestLimits::AUTHENTICATED.max_inline
+    }
 }
 
 // === impl ReplyKind ===

@@ -7,7 +7,7 @@ pub struct RequestLimits {
     pub max_args: i64,
     /// Largest argument, in bytes.
     pub max_bulk_len: i64,
-    /// Longest inline request or header line, in bytes without its line end.
+    /// Longest header line, in bytes without its line end, and longest inline request whose end has not come.
     pub max_inline: usize,
     /// Whether the session has proven who it is: only the words of the errors depend on it.
     pub authenticated: bool,

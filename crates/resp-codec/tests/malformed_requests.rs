@@ -179,6 +179,16 @@ pub fn ours(limits: &RequestLimits, input: &[u8], step: usize) -> Answer {
 }
 
 #[test]
+fn a_longer_line_is_taken_where_its_end_is_at_hand() {
+    let line = [b"PING ", &vec![b'1'; 70_000][..], b"\r\nPING\r\n"].concat();
+    let whole = ours(&RequestLimits::AUTHENTICATED, &line, line.len());
+    assert_eq!((whole.replies, whole.error), (2, None));
+    let in_parts = ours(&RequestLimits::AUTHENTICATED, &line, 1000);
+    assert_eq!(in_parts.replies, 0);
+    assert!(in_parts.error.is_some());
+}
+
+#[test]
 fn malformed_requests_get_the_servers_answers() {
     for (limits, input, want) in table() {
         for step in [input.len(), 1.max(input.len() / 1000), 3] {

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use resp_codec::{Command, RequestError, RequestScan, RequestShape};
+use resp_codec::{Command, RequestError, RequestScan, RequestShape, write};
 use tokio::io::ReadBuf;
 
-use super::{Close, Session, Stop, Turn};
+use super::{Close, Session, Stop, Turn, own};
 use crate::client::Order;
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, Side};
@@ -173,7 +173,12 @@ impl Session {
                     Ok(Some(frame)) => {
                         let bytes = self.input.split_to(frame.len).freeze();
                         if frame.shape != RequestShape::Empty {
-                            return Ok(Ok(Command::new(bytes, frame)));
+                            let command = Command::new(bytes, frame);
+                            return Ok(Ok(if frame.is_long_line() {
+                                own::whole(spelled_out(&command))
+                            } else {
+                                command
+                            }));
                         }
                         self.client.end_skip_with_a_blank();
                         continue;
@@ -196,6 +201,14 @@ impl Session {
             .await?;
         }
     }
+}
+
+/// An inline request as it would be with the lengths of its arguments. Past the limit a node may refuse the line, and that
+/// ends the connection, which may be shared.
+pub(super) fn spelled_out(command: &Command<Bytes>) -> Bytes {
+    let mut out = BytesMut::new();
+    write::command(&mut out, &command.args().collect::<Vec<_>>());
+    out.freeze()
 }
 
 // === impl Reading ===

@@ -61,7 +61,7 @@ impl Session {
             if len > limits::REQUEST_SHARED_BYTES {
                 return None;
             }
-            if frame.shape == RequestShape::Empty {
+            if frame.shape == RequestShape::Empty || frame.is_long_line() {
                 // A blank line means nothing to Redis; Valkey 8 reads what follows it as an inline request.
                 return None;
             }

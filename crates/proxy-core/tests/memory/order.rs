@@ -125,6 +125,34 @@ fn clients_that_share_a_connection_get_their_own_replies() {
 }
 
 #[test]
+fn a_line_that_a_node_might_refuse_travels_with_its_lengths() {
+    run(async |world| {
+        let (mut client, value) = (world.client(), "v".repeat(70_000));
+        let line = format!("SET k '{value}'\r\nGET k\r\n");
+        client.send_bytes(line.as_bytes()).await;
+        assert_eq!(client.replies(2).await, format!("+OK {value}"));
+        // On a lease, too.
+        client.send("MULTI").await;
+        assert_eq!(client.reply().await, "+OK");
+        client.send_bytes(line.as_bytes()).await;
+        assert_eq!(client.replies(2).await, "+QUEUED +QUEUED");
+        assert_eq!(client.ask("EXEC").await, format!("[+OK {value}]"));
+        let mut sent = world.a.frames();
+        sent.retain(|frame| {
+            frame
+                .to_ascii_lowercase()
+                .windows(5)
+                .any(|word| word == b"set\r\n" || word == b"set k")
+        });
+        assert_eq!(sent.len(), 2);
+        assert!(
+            sent.iter()
+                .all(|frame| frame.starts_with(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$70000\r\n"))
+        );
+    });
+}
+
+#[test]
 fn what_is_forwarded_is_byte_for_byte_what_came() {
     run(async |world| {
         let mut client = world.client();

@@ -222,8 +222,9 @@ impl RequestScan {
         })))
     }
 
-    /// Where in `line` the first `end` stands; never further than the limit, and never behind a `hider`: the
-    /// servers look for the end of an inline request with `strchr`, which stops at a NUL.
+    /// Where in `line` the first `end` stands, and never behind a `hider`: the servers look for the end of an inline
+    /// request with `strchr`, which stops at a NUL. A header ends within the limit; an inline request may be longer where
+    /// its end is at hand.
     fn find_end(
         &mut self,
         line: &[u8],
@@ -231,7 +232,10 @@ impl RequestScan {
         hider: Option<u8>,
         limits: &RequestLimits,
     ) -> Result<Option<usize>, TooLong> {
-        let within = line.len().min(limits.max_inline.saturating_add(1));
+        let within = match hider {
+            Some(_) => line.len(),
+            None => line.len().min(limits.max_inline.saturating_add(1)),
+        };
         let fresh = line.get(self.searched..within).unwrap_or_default();
         match memchr::memchr2(end, hider.unwrap_or(end), fresh) {
             Some(at) if fresh.get(at) == Some(&end) => Ok(Some(self.searched.saturating_add(at))),
