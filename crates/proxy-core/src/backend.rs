@@ -34,6 +34,7 @@ use crate::failover::Timeline;
 use crate::limits;
 use crate::live::Live;
 use crate::lookout::Lookout;
+use crate::memory::Memory;
 use crate::metrics::{Cells, ConnectionKind, Counter, LeaseReason, NodeCells, Outcome};
 use crate::roster::Way;
 use crate::settings::ClientAuth;
@@ -59,6 +60,7 @@ pub(crate) struct Link {
     pub(crate) cells: Arc<Cells>,
     pub(crate) node_cells: Arc<NodeCells>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) memory: Arc<Memory>,
     /// Credentials that the primary takes no longer; their sessions end at the next pulse.
     pub(crate) revoked: Rc<RefCell<BTreeSet<Credentials>>>,
     /// Until when a new primary's lack of replicas is waited out.

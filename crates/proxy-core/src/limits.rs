@@ -15,8 +15,12 @@ pub(crate) const PIPELINE_BYTES: usize = 1 << 20;
 /// Output waiting for one client; past it the session is not read (backpressure).
 pub(crate) const OUTPUT_SOFT_BYTES: usize = 256 << 10;
 
-/// Output waiting for one client; past it the connection that feeds it is not read either, and gets no new work.
+/// Output waiting for one client; past it what it has asked for is put off if others wait behind that. Where it cannot
+/// be, the connection that feeds it is not read either, and gets no new work.
 pub(crate) const OUTPUT_STALL_BYTES: usize = 1 << 20;
+
+/// The same where memory is short: what is left of `--max-memory`, divided by this.
+pub(crate) const OUTPUT_SHARES: usize = 64;
 
 /// Output waiting for one subscriber or monitor; past it the client is closed, as `client-output-buffer-limit
 /// pubsub 32mb` does on Redis.
@@ -52,7 +56,8 @@ pub(crate) const WAITING_INPUT_BYTES: usize = 64 << 10;
 /// client is closed, as `client-query-buffer-limit` does on Redis.
 pub(crate) const BLOCKED_INPUT_BYTES: usize = 32 << 20;
 
-/// A client with less output waiting is not closed for the memory that it takes.
+/// However short memory is, so much output may wait for one client: it is served on, and not closed for the memory that
+/// it takes.
 pub(crate) const SHED_BYTES: usize = 64 << 10;
 
 /// Input of one session kept while its client leaves replies unread, so that one which reads only once it has sent all

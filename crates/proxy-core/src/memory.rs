@@ -4,6 +4,8 @@
 //!   easy  --9/10 of the limit-->  tight  --the limit-->  over
 //!                                 nothing new            besides: who has the most unread output is closed
 //! ```
+//! The less is left, the less each client may leave unread: that comes first.
+//!
 //! Measured, not counted: what the kernel judges is resident memory, whoever holds it.
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use crate::limits;
 use crate::roster::Roster;
 
 /// What the process has, and what it may have.
@@ -87,6 +90,16 @@ impl Memory {
         }
     }
 
+    /// What one client may leave unread before it gets no more.
+    pub(crate) fn share(&self) -> usize {
+        let limit = self.limit();
+        if limit == 0 {
+            return limits::OUTPUT_STALL_BYTES;
+        }
+        let left = limit.saturating_sub(self.resident());
+        (left / limits::OUTPUT_SHARES).clamp(limits::SHED_BYTES, limits::OUTPUT_STALL_BYTES)
+    }
+
     /// Nothing new that takes much.
     pub(crate) fn is_scarce(&self) -> bool {
         self.pressure() != Pressure::Easy
@@ -145,5 +158,26 @@ mod tests {
         check(1001, Pressure::Over(1));
         memory.limit_to(None);
         check(1001, Pressure::Easy);
+    }
+
+    #[test]
+    fn the_less_is_left_the_less_may_be_left_unread() {
+        let memory = Memory::default();
+        let check = |resident_mib: usize, share_kib: usize| {
+            memory.measured(resident_mib << 20);
+            assert_eq!(memory.share(), share_kib << 10, "{resident_mib}");
+        };
+        check(1 << 20, 1024);
+        memory.limit_to(Some(512 << 20));
+        for (resident, share) in [
+            (10, 1024),
+            (448, 1024),
+            (480, 512),
+            (508, 64),
+            (511, 64),
+            (600, 64),
+        ] {
+            check(resident, share);
+        }
     }
 }

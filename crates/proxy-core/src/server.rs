@@ -397,6 +397,7 @@ impl Running {
                 health: upstream.health.clone(),
                 cells: Arc::clone(&cells),
                 scratch: Rc::clone(&state.scratch),
+                memory: Arc::clone(&state.memory),
                 by_hand: Arc::clone(&shared.by_hand),
                 access: Arc::clone(&shared.access),
                 timeline: Arc::clone(&shared.timeline),

@@ -29,6 +29,7 @@ use crate::backend::{Backend, Link, NodeKey};
 use crate::failover::Timeline;
 use crate::live::Live;
 use crate::lookout::Lookout;
+use crate::memory::Memory;
 use crate::metrics::{Cells, ConnectionKind, NodeRole};
 use crate::route::Plan;
 pub(crate) use newcomers::{Grants, asks_for_password};
@@ -56,6 +57,7 @@ pub(crate) struct FleetParts {
     pub(crate) hints: HintSender,
     pub(crate) cells: Arc<Cells>,
     pub(crate) scratch: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) health: HealthFeed,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) by_hand: Arc<ByHand>,
@@ -385,6 +387,7 @@ impl Fleet {
             cells: Arc::clone(&parts.cells),
             node_cells: parts.cells.node(parts.upstream, &key.address, role),
             scratch: Rc::clone(&parts.scratch),
+            memory: Arc::clone(&parts.memory),
             revoked: Rc::clone(&self.revoked),
             settling_until: Rc::clone(&self.settling_until),
             by_hand: Arc::clone(&parts.by_hand),

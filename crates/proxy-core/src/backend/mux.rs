@@ -7,10 +7,11 @@
 //!                           v
 //!                        Client (written to its socket at once, a run of replies in one write)
 //! ```
-//! `outbox` is the way there, `replies` the way back.
+//! `outbox` is the way there, `replies` the way back, `slow` what happens where somebody does not take his.
 
 mod outbox;
 mod replies;
+mod slow;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -275,7 +276,7 @@ impl Mux {
     /// Ready when the connection is lost.
     fn poll_replies(&self, cx: &mut Context<'_>, io: &mut BoxIo) -> Poll<io::Error> {
         for _ in 0..limits::READS_PER_TURN {
-            if self.state.borrow_mut().is_stalled(cx) {
+            if self.state.borrow_mut().is_stalled(cx, &self.link) {
                 return Poll::Pending;
             }
             let scratch = &mut *self.link.scratch.borrow_mut();
@@ -336,78 +337,11 @@ impl State {
         });
     }
 
-    /// The client in front takes its replies too slowly to read on: no new work comes here.
-    fn is_stalled(&mut self, cx: &Context<'_>) -> bool {
-        let front = self.entries.front().map(|entry| &entry.addressee);
-        let Some(Addressee::Client(ticket)) = front.filter(|front| front.is_stalled(cx)) else {
-            self.stuck = None;
-            return false;
-        };
-        if self.phase == Phase::Open {
-            self.phase = Phase::Retired;
-        }
-        if self.stuck.is_none() {
-            self.stuck = Some((ticket.taken(), Instant::now()));
-        }
-        true
-    }
-
-    /// Ends the client in front if it takes nothing while others wait behind its reply.
-    fn break_off_stuck(&mut self, now: Instant) {
-        let Some((taken, since)) = &mut self.stuck else {
-            return;
-        };
-        let Some(Addressee::Client(ticket)) = self.entries.front().map(|entry| &entry.addressee) else {
-            return;
-        };
-        let others = self.entries.iter().any(|entry| match &entry.addressee {
-            Addressee::Client(other) => !other.is_of(ticket),
-            Addressee::Asker(_) => true,
-            Addressee::Nobody(_) => false,
-        });
-        if ticket.taken() != *taken {
-            (*taken, *since) = (ticket.taken(), now);
-        } else if others && now.duration_since(*since).as_secs() >= limits::SLOW_CLIENT_SECS {
-            ticket.break_off(CloseReason::Output);
-        }
-    }
-
     /// A command here may keep this connection busy while the node serves others: a node neither reads nor writes
     /// the connection whose script it runs, so even what was answered before the script is silent.
     fn runs_code(&self) -> bool {
         let mut shapes = self.entries.iter().map(|entry| entry.shape);
         shapes.any(|shape| !shape.refusable || shape.replies > 1)
-    }
-
-    /// Reads and PINGs behind a front that does not move are asked again, elsewhere: all of a client's, where it has
-    /// nothing else here. What may write has been sent, and waits.
-    fn let_reads_go(&mut self, link: &Link) {
-        let asks = |shape: Shape| shape.read || shape.command.spec().name == "ping";
-        let mut staying = BTreeSet::new();
-        for (at, entry) in self.entries.iter().enumerate() {
-            if let Addressee::Client(ticket) = &entry.addressee
-                && (at == 0 || !may_resend(Sent::Maybe, asks(entry.shape), entry.shape.resends))
-            {
-                staying.insert(ticket.client_address());
-            }
-        }
-        for entry in self.entries.iter_mut().skip(1) {
-            let Addressee::Client(ticket) = &entry.addressee else {
-                continue;
-            };
-            if staying.contains(&ticket.client_address()) {
-                continue;
-            }
-            let nobody = Addressee::Nobody(ticket.count());
-            let mut rest = Some(std::mem::replace(&mut entry.addressee, nobody));
-            let mut shape = entry.shape;
-            shape.resends += 1;
-            for (frame, _) in self.outbox.frames(entry.place).into_iter().skip(entry.done) {
-                let (upstream, reason) = (link.upstream, ResendReason::Read);
-                link.cells.add(Counter::Resends { upstream, reason }, 1);
-                Addressee::next_of(&mut rest).give_back(frame, shape, Before::Unanswered);
-            }
-        }
     }
 
     /// For each entry: a later one of the same client was sent and may not be sent again. A read before it, asked
@@ -451,8 +385,9 @@ impl State {
             } else {
                 self.outbox.frames(entry.place)
             };
+            let unanswered = entry.unanswered() as usize;
             let (shape, mut rest) = (entry.shape, Some(entry.addressee));
-            for (frame, sent) in frames.into_iter().skip(entry.done) {
+            for (frame, sent) in frames.into_iter().skip(entry.done).take(unanswered) {
                 let mut shape = shape;
                 let addressee = Addressee::next_of(&mut rest);
                 if std::mem::take(&mut passing) {
@@ -568,9 +503,5 @@ impl Addressee {
 
     fn is_behind_returned(&self) -> bool {
         matches!(self, Self::Client(ticket) if ticket.is_behind_returned())
-    }
-
-    fn is_stalled(&self, cx: &Context<'_>) -> bool {
-        matches!(self, Self::Client(ticket) if ticket.is_stalled(cx))
     }
 }

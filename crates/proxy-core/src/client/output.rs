@@ -4,12 +4,15 @@ use std::task::Context;
 
 use super::Client;
 use crate::limits;
+use crate::memory::Memory;
 
 impl Client {
-    /// So much output waits that whoever produces it must pause. Wakes `cx` when it has fallen.
-    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
+    /// So much output waits, `spare` bytes past its share of what is left of memory, that whoever produces it must pause.
+    /// Wakes `cx` when it has fallen.
+    pub(crate) fn is_stalled(&self, cx: &Context<'_>, memory: &Memory, spare: usize) -> bool {
         let state = &mut *self.state.borrow_mut();
-        let stalled = state.output.len() >= limits::OUTPUT_STALL_BYTES && state.io.is_some();
+        let unread = state.output.len();
+        let stalled = unread >= limits::SHED_BYTES && unread >= memory.share() + spare && state.io.is_some();
         if stalled {
             let feeders = &mut state.rare_mut().feeders;
             if !feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
@@ -17,6 +20,11 @@ impl Client {
             }
         }
         stalled
+    }
+
+    /// It has taken so much that it may be sent more, however short memory is.
+    pub(crate) fn has_read_up(&self) -> bool {
+        self.state.borrow().output.len() < limits::SHED_BYTES
     }
 
     /// Bytes waiting for the socket.

@@ -9,6 +9,7 @@ use resp_codec::CommandId;
 
 use super::Client;
 use super::face::Face;
+use crate::memory::Memory;
 use crate::metrics::CloseReason;
 
 /// A command's place in its session's reply queue. Exactly one of [`Self::deliver`], [`Self::give_back`] ends it.
@@ -41,6 +42,8 @@ pub(crate) struct Returned {
 pub(crate) enum Before {
     /// Nothing.
     Unanswered,
+    /// Nothing that its client has heard: it has too much unread, and others waited behind it.
+    PutOff,
     /// It refused it at the entry.
     Refused(Bytes),
     /// It answered it, out of turn: an earlier command of the session had been refused.
@@ -151,8 +154,8 @@ impl Ticket {
 
     /// Too much output waits for this client. Wakes `cx` when that has changed.
     #[must_use]
-    pub(crate) fn is_stalled(&self, cx: &Context<'_>) -> bool {
-        self.client.is_stalled(cx)
+    pub(crate) fn is_stalled(&self, cx: &Context<'_>, memory: &Memory, spare: usize) -> bool {
+        self.client.is_stalled(cx, memory, spare)
     }
 
     /// Bytes this client has taken so far; how a slow client is told from a stuck one.

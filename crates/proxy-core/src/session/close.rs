@@ -178,7 +178,7 @@ impl Session {
         self.poll_broken_within(cx, limits::WAITING_INPUT_BYTES)
     }
 
-    fn poll_broken_within(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Close> {
+    pub(super) fn poll_broken_within(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Close> {
         self.client.register(cx);
         let _ = self.client.poll_flush();
         if let Some(reason) = self.client.broken() {

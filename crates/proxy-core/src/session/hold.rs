@@ -109,11 +109,12 @@ impl Session {
 
     /// Sends again, in order, what came back; new input waits.
     pub(super) async fn recover(&mut self) -> Result<(), Close> {
-        let deadline = Instant::now() + self.door.fleet.hold_timeout();
+        let mut deadline = Instant::now() + self.door.fleet.hold_timeout();
         let mut applied = self.door.fleet.applied();
         let mut pause = Pause::default();
         let mut waiting = VecDeque::new();
         let mut tried_one = false;
+        let mut portion = 1;
         for round in 0.. {
             self.landed().await?;
             let came_back = self.client.has_returned();
@@ -121,37 +122,70 @@ impl Session {
             if waiting.is_empty() {
                 break;
             }
-            if came_back && (round > 0 || waiting.iter().any(is_refused)) {
+            let put_off = waiting.iter().any(is_put_off);
+            if put_off {
+                portion = if came_back { 1 } else { portion * 2 };
+                self.read_up().await?;
+                deadline = Instant::now() + self.door.fleet.hold_timeout();
+            }
+            if came_back && ((round > 0 && !put_off) || waiting.iter().any(is_refused)) {
                 self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
                     .await?;
             }
-            let bytes = waiting.iter().map(|command| command.frame.len()).sum();
-            let held = self.door.worker.hold(self.door.fleet.upstream(), bytes);
-            let plannable = |session: &Self, waiting: &VecDeque<Returned>| {
-                waiting
-                    .iter()
-                    .all(|command| session.plan_returned(command, round) != Plan::Hold)
-            };
-            while held.is_some() && !plannable(self, &waiting) && Instant::now() < deadline {
-                if self.changed(&mut applied, deadline).await? && plannable(self, &waiting) {
-                    self.let_subscribers_in().await?;
-                }
-            }
-            let verdict = match &held {
-                None => Some(Error::HoldFull.reply()),
-                Some(_) if Instant::now() >= deadline => Some(self.no_primary()),
-                Some(_) => None,
-            };
+            let verdict = self.release_all(&waiting, round, &mut applied, deadline).await?;
             // What a node refused is tried with one command first: if what it was refused for ended in the middle of
             // many, the later ones would be executed and the earlier ones not.
             let one = (came_back || !tried_one) && waiting.iter().any(is_refused) && verdict.is_none();
             tried_one = one;
-            let many = if one { 1 } else { waiting.len() };
+            let many = match (one, put_off) {
+                (true, _) => 1,
+                (_, true) => portion.min(waiting.len()),
+                _ => waiting.len(),
+            };
             for command in waiting.drain(..many) {
                 self.send_again(command, round, verdict.as_ref());
             }
         }
         Ok(())
+    }
+
+    /// Waits until all of these can be sent; the error inside if they cannot within the hold time.
+    async fn release_all(
+        &mut self,
+        waiting: &VecDeque<Returned>,
+        round: u64,
+        applied: &mut SignalFeed,
+        deadline: Instant,
+    ) -> Result<Option<Bytes>, Close> {
+        let plannable = |session: &Self| {
+            let mut all = waiting.iter();
+            all.all(|command| session.plan_returned(command, round) != Plan::Hold)
+        };
+        if !plannable(self) {
+            let bytes = waiting.iter().map(|command| command.frame.len()).sum();
+            let Some(_held) = self.door.worker.hold(self.door.fleet.upstream(), bytes) else {
+                return Ok(Some(Error::HoldFull.reply()));
+            };
+            while !plannable(self) && Instant::now() < deadline {
+                if self.changed(applied, deadline).await? && plannable(self) {
+                    self.let_subscribers_in().await?;
+                }
+            }
+        }
+        Ok((Instant::now() >= deadline).then(|| self.no_primary()))
+    }
+
+    /// Waits until the client has taken what it must before it gets more; what it says meanwhile is kept, as long as
+    /// there is room for it.
+    async fn read_up(&mut self) -> Result<(), Close> {
+        poll_fn(|cx| {
+            let broken = self.poll_broken_within(cx, limits::UNREAD_INPUT_BYTES);
+            match broken {
+                Poll::Pending if self.client.has_read_up() => Poll::Ready(Ok(())),
+                broken => broken.map(Err),
+            }
+        })
+        .await
     }
 
     /// What came back joins what waits, in order. What a later command has overtaken comes too late: what the node
@@ -189,7 +223,7 @@ impl Session {
             self.door.worker.cells.command(shape.command, Outcome::Refused);
             let verdict = match before {
                 Before::Refused(reply) | Before::Answered(reply) => reply,
-                Before::Unanswered => verdict.repeat(shape.replies as usize).into(),
+                Before::Unanswered | Before::PutOff => verdict.repeat(shape.replies as usize).into(),
             };
             self.client.answer(seq, &verdict);
             return;
@@ -213,7 +247,7 @@ impl Session {
     /// that was lost there tries another.
     fn plan_returned(&self, command: &Returned, round: u64) -> Plan {
         let lost = command.shape.resends > 0;
-        let round = round + u64::from(lost);
+        let round = if is_put_off(command) { 0 } else { round } + u64::from(lost);
         self.plan_of(command.shape, lost || is_refused(command), round)
     }
 
@@ -286,7 +320,13 @@ impl Session {
     /// Waits until nothing is in flight: all is answered, parked or came back.
     async fn landed(&mut self) -> Result<(), Close> {
         poll_fn(|cx| {
-            if let Poll::Ready(close) = self.poll_broken(cx) {
+            // Who reads only once it has sent all must get there.
+            let input = if self.client.has_read_up() {
+                limits::WAITING_INPUT_BYTES
+            } else {
+                limits::UNREAD_INPUT_BYTES
+            };
+            if let Poll::Ready(close) = self.poll_broken_within(cx, input) {
                 return Poll::Ready(Err(close));
             }
             self.client.poll_landed(cx).map(Ok)
@@ -306,6 +346,10 @@ impl Session {
 
 fn is_refused(command: &Returned) -> bool {
     matches!(command.before, Before::Refused(_))
+}
+
+fn is_put_off(command: &Returned) -> bool {
+    command.before == Before::PutOff
 }
 
 // === impl Pause ===

@@ -1,12 +1,16 @@
 //! `--max-memory`: what is refused when memory is short, who must go when it is over, and who notices nothing.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use proxy_core::{Pressure, Settings};
 use resp_codec::write;
+use tokio::time::timeout;
 
 use crate::common::world::{World, run_with, settle};
 
 const LIMIT: usize = 100 << 20;
+const SECOND: Duration = Duration::from_secs(1);
 const OOM: &str =
     "-OOM slipring is short of memory (--max-memory) and takes no large command; it was not executed";
 
@@ -117,4 +121,40 @@ fn who_has_the_most_unread_output_makes_room() {
         settle().await;
         assert_eq!(reader.ask("GET big").await, value, "whoever reads stays");
     });
+}
+
+/// What may wait for each follows from what is left, so that many who read nothing stay within the limit.
+#[test]
+fn the_less_is_left_the_less_waits_for_who_does_not_read() {
+    const CLIENTS: usize = 10;
+    let kept_for_each = |resident: usize| {
+        let mut kept = 0;
+        run_with(limited, async |world| {
+            world.a.put("big", &[b'v'; 50_000]);
+            let mut other = world.client();
+            assert_eq!(other.ask("INCR n").await, ":1");
+            let mut slow: Vec<_> = (0..CLIENTS).map(|_| world.narrow_client(1000)).collect();
+            for client in &mut slow {
+                assert_eq!(client.ask("PING").await, "+PONG");
+            }
+            measured(world, resident);
+            for client in &mut slow {
+                client.send(&["GET big"; 40].join("; ")).await;
+            }
+            settle().await;
+            assert_eq!(other.ask("INCR n").await, ":2");
+            settle().await;
+            // What comes now is what was kept.
+            world.a.freeze();
+            for client in &mut slow {
+                while timeout(SECOND / 10, client.frame()).await.is_ok() {
+                    kept += 1;
+                }
+            }
+        });
+        kept / CLIENTS
+    };
+    let (easy, tight) = (kept_for_each(LIMIT / 10), kept_for_each(LIMIT));
+    assert!((20..28).contains(&easy), "{easy} replies of 50 kB");
+    assert!((2..8).contains(&tight), "{tight} replies of 50 kB");
 }

@@ -87,6 +87,51 @@ fn reads_behind_a_slow_clients_reply_are_asked_again_elsewhere() {
     });
 }
 
+/// Those who take nothing are not waited for: what they asked for is put off, and nobody else hears it twice.
+#[test]
+fn a_hundred_who_do_not_read_stall_nobody() {
+    const CLIENTS: usize = 100;
+    const REPLIES: usize = 24;
+    run(async |world| {
+        world.a.put("big", &[b'v'; 64 << 10]);
+        let mut other = world.client();
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let mut slow: Vec<_> = (0..CLIENTS).map(|_| world.narrow_client(1024)).collect();
+        for client in &mut slow {
+            assert_eq!(client.ask("PING").await, "+PONG");
+        }
+        let opened = world.a.opened();
+        let pipeline = ["GET big"; REPLIES].join("; ");
+        for client in &mut slow {
+            client.send(&pipeline).await;
+        }
+        let started = Instant::now();
+        for expected in 2..6 {
+            assert_eq!(other.ask("INCR n; GET x").await, format!(":{expected} nil"));
+        }
+        // Each of them had its share of the node's replies before them, and none its patience.
+        assert!(started.elapsed() < SECOND, "{:?}", started.elapsed());
+        let asked = || world.a.received("GET big").len();
+        assert_eq!(asked(), CLIENTS * REPLIES, "nobody has read anything");
+        sleep(20 * SECOND).await;
+        assert_eq!(asked(), CLIENTS * REPLIES, "nobody has read anything yet");
+        let more = world.a.opened() - opened;
+        assert!(more <= 2, "{more} connections more");
+        assert_eq!(world.metric("slipring_clients_closed_total", "output"), 0.0);
+        slow.truncate(10);
+        for client in &mut slow {
+            client.send("INCR m; GET big").await;
+        }
+        for (client, number) in slow.iter_mut().zip(1..) {
+            for _ in 0..REPLIES {
+                assert_eq!(client.frame().await.len(), (64 << 10) + 10);
+            }
+            assert_eq!(client.reply().await, format!(":{number}"));
+            assert_eq!(client.frame().await.len(), (64 << 10) + 10);
+        }
+    });
+}
+
 #[test]
 fn a_slow_client_that_does_read_gets_every_byte() {
     run(async |world| {

@@ -46,6 +46,11 @@ struct Batch<'a> {
 }
 
 impl Replies {
+    /// Some of the reply to the command in front has come, and not all.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.passed > 0 || !self.pieces.is_empty()
+    }
+
     /// The first part of a large reply has been passed on.
     pub(super) fn is_passing(&self) -> bool {
         self.passed > 0
