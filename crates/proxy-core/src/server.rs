@@ -1,7 +1,7 @@
 //! Accept, admit, spawn.
 //!
 //! ```text
-//!   listening socket, shared by all workers --accept--> least loaded worker --admit--> session task
+//!   listening socket, shared by all workers --accept--> whoever is to serve it --admit--> session task
 //! ```
 
 mod admit;
@@ -284,8 +284,18 @@ impl Shared {
         self.loads.get(worker).expect("one load a worker")
     }
 
-    /// The worker with the fewest clients; `own` where it has no more than the others.
-    fn least_loaded(&self, own: usize) -> usize {
+    /// So few clients that one worker serves them all: they share its connections, and are read in the order in which
+    /// they send.
+    fn are_few(&self, settings: &Settings) -> bool {
+        self.clients() < settings.spread_after
+    }
+
+    /// Who is to serve the next client: the first worker while there are few; then the one with the fewest, `own` where it
+    /// has no more than the others.
+    fn home_of_next(&self, settings: &Settings, own: usize) -> usize {
+        if self.are_few(settings) {
+            return 0;
+        }
         let loads = || {
             self.loads
                 .iter()
@@ -329,7 +339,7 @@ impl Worker {
                 biased;
                 Some(message) = inbox.recv() => running.take(message),
                 _ = draining.wait_for(|draining| *draining) => break,
-                (listener, accepted) = accept(&mut listeners, resume), if !running.is_left() => match accepted {
+                (listener, accepted) = accept(&mut listeners, resume), if running.accepts() => match accepted {
                     Ok(accepted) => running.place(accepted, listener),
                     Err(error) => {
                         let now = Instant::now();
@@ -441,9 +451,15 @@ impl Running {
         }
     }
 
-    /// Gives a client to the least loaded worker.
+    /// Takes clients from the listeners. While there are few, only the worker that serves them does.
+    fn accepts(&self) -> bool {
+        let serves = self.number == 0 || !self.shared.are_few(&self.state.settings.get());
+        serves && !self.is_left()
+    }
+
+    /// Gives a client to the worker that is to serve it.
     fn place(self: &Rc<Self>, accepted: Accepted, listener: usize) {
-        let number = self.shared.least_loaded(self.number);
+        let number = self.shared.home_of_next(&self.state.settings.get(), self.number);
         // Counted where it is given away: a burst must not all go to the worker that is slow to take it in.
         self.shared.load(number).fetch_add(1, Ordering::Relaxed);
         if number == self.number {

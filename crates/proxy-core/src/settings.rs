@@ -78,6 +78,8 @@ pub struct Settings {
     pub watch: Watch,
     /// Number of workers (threads).
     pub workers: usize,
+    /// Clients, over all workers, that the first of these serves alone.
+    pub spread_after: usize,
     /// What `PROXY SHOW CONFIG` prints, line by line. Shows no secrets.
     pub shown: Arc<[String]>,
 }
@@ -104,6 +106,7 @@ impl Default for Settings {
             node_credentials: None,
             watch: Watch::default(),
             workers: 1,
+            spread_after: 0,
             shown: Arc::default(),
         }
     }

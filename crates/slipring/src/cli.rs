@@ -335,6 +335,11 @@ pub(crate) struct OperationArgs {
     #[arg(long, value_name = "N|cores", default_value = "cores", value_parser = values::workers)]
     pub(crate) workers: Choice<usize>,
 
+    /// Clients that the first worker serves alone: so few share its connections, and what one sends is read before what
+    /// another sends after it. Past that, each new one goes to the worker with the fewest. 1: spread from the first.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = values::count)]
+    pub(crate) spread_after: usize,
+
     /// How long /readyz fails before a drain begins: time for load balancers to send new clients elsewhere.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = values::duration)]
     pub(crate) drain_delay: Duration,

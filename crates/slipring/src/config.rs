@@ -165,6 +165,7 @@ fn settings(
             Choice::Automatic => std::thread::available_parallelism().map_or(1, usize::from),
             Choice::Given(workers) => workers,
         },
+        spread_after: cli.operation.spread_after,
         shown: cli.facts.lines().into(),
     }
 }

@@ -82,7 +82,7 @@ impl Passage {
         };
         shared.last_id.fetch_max(entrant.state.id(), Ordering::Relaxed);
         let (accepted, state) = entrant.into_parts();
-        let worker = shared.least_loaded(0);
+        let worker = shared.home_of_next(&shared.settings.load(), 0);
         shared.load(worker).fetch_add(1, Ordering::Relaxed);
         let adopt = Adopt {
             accepted,

@@ -170,6 +170,37 @@ fn several_workers_share_the_clients() {
 }
 
 #[test]
+fn few_clients_share_one_worker_and_more_are_spread() {
+    run_with(
+        |settings| {
+            settings.workers = 3;
+            settings.spread_after = 10;
+        },
+        async |world| {
+            let mut clients = Vec::new();
+            for (many, workers) in [(10, 1), (30, 3)] {
+                clients.resize_with(many, || world.client());
+                for client in &mut clients {
+                    assert!(client.ask("INCR n").await.starts_with(':'));
+                }
+                let lines = world.a.executed("INCR n");
+                let connections: std::collections::BTreeSet<_> =
+                    lines.iter().map(|line| line.connection).collect();
+                assert_eq!(
+                    connections.len(),
+                    workers,
+                    "{many} clients, one shared connection a worker"
+                );
+            }
+            // The first ten, and ten on each worker since.
+            let lines = world.a.executed("INCR n");
+            let first = lines.iter().filter(|line| line.connection == lines[0].connection);
+            assert_eq!(first.count(), 20);
+        },
+    );
+}
+
+#[test]
 fn what_the_table_does_not_know_the_node_is_asked_once() {
     run(async |world| {
         let mut client = world.client();

@@ -88,6 +88,10 @@ impl Duel {
             plain = plain.login(Some(login));
             proxy = proxy.flag("--password", password);
         }
+        // Side by side as they come, or each beside another worker's: it must not matter.
+        if flavor == Flavor::Valkey {
+            proxy = proxy.flag("--spread-after", "1");
+        }
         let (plain, cluster) = (plain.start()?, builder.start()?);
         let proxy = proxy.sentinels(&cluster).start()?;
         let mut sentinels_like = plain.client()?;

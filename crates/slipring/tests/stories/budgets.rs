@@ -230,7 +230,7 @@ on_each_server! {
 
     fn a_thousand_clients_share_one_connection_a_worker(flavor: Flavor) -> Result<()> {
         let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
-        let proxy = slipring().sentinels(&cluster).flag("--workers", "2").start()?;
+        let proxy = slipring().sentinels(&cluster).flag("--workers", "2").flag("--spread-after", "1").start()?;
         let node = cluster.primary()?;
         let alone = connections(node)?;
         let mut clients = (0..1000).map(|_| proxy.client()).collect::<Result<Vec<_>>>()?;

@@ -8,7 +8,7 @@ use super::support::{ask, counts, same_answers, says, slipring};
 on_each_server! {
     fn clients_are_those_of_the_proxy(flavor: Flavor) -> Result<()> {
         let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
-        let proxy = slipring().sentinels(&cluster).flag("--workers", "2").start()?;
+        let proxy = slipring().sentinels(&cluster).flag("--workers", "2").flag("--spread-after", "1").start()?;
         let plain = Node::builder(flavor.server()?).start()?;
         let node = cluster.primary()?;
         errors(&proxy, &plain)?;
