@@ -22,7 +22,7 @@ use crate::lookout::Findings;
 use crate::memory::Memory;
 use crate::metrics::{Cells, Gauge, Metrics};
 use crate::passage::{Departures, Kin};
-use crate::roster::{Muster, Roster};
+use crate::roster::Roster;
 use crate::server::Upstream;
 use crate::session::Hubs;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
@@ -63,7 +63,6 @@ pub(crate) struct WorkerState {
     pub(crate) hubs: Hubs,
     /// This proxy's clients, over all workers.
     pub(crate) roster: Arc<Roster>,
-    pub(crate) muster: Muster,
     /// The processes before and behind this one.
     pub(crate) kin: Arc<Kin>,
     /// The time at the last pulse: good enough for idle clients.

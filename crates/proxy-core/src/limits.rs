@@ -124,9 +124,6 @@ pub(crate) const REFUSAL_MS: u64 = 1000;
 /// before.
 pub(crate) const SUBSCRIBERS_FIRST_MS: u64 = 100;
 
-/// For how many pulses after a client has come a PUBLISH makes sure that no worker has left a SUBSCRIBE unread.
-pub(crate) const NEWCOMER_PULSES: u32 = 20;
-
 /// How often a worker looks for silent nodes, idle clients and idle leases.
 pub(crate) const PULSE_MS: u64 = 50;
 

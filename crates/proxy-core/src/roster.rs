@@ -7,7 +7,6 @@
 //! ```
 
 mod filter;
-mod muster;
 
 use std::sync::Arc;
 
@@ -20,7 +19,6 @@ use crate::net::Accepted;
 use crate::passage::{Departures, SessionState};
 use crate::settings::{ReadPolicy, Settings};
 pub(crate) use filter::{Filter, Selection};
-pub(crate) use muster::Muster;
 
 /// Every worker's inbox.
 pub(crate) struct Roster(Vec<mpsc::Sender<Message>>);
@@ -49,8 +47,6 @@ pub(crate) enum Message {
     Pools(usize, mpsc::Sender<Vec<String>>),
     /// Make new connections to the nodes of this master.
     Reconnect(usize, mpsc::Sender<()>),
-    /// Read what has come, and say so then.
-    Read(mpsc::Sender<()>),
     /// Unblock this one, if it is blocked.
     Unblock(Unblock, mpsc::Sender<bool>),
 }
@@ -184,11 +180,6 @@ impl Roster {
     /// Makes new connections to one master's nodes. Every worker has begun when this ends.
     pub(crate) async fn reconnect(&self, upstream: usize) {
         self.gather(|answer| Message::Reconnect(upstream, answer)).await;
-    }
-
-    /// Has every worker read what has come to it.
-    async fn read_all(&self) {
-        self.gather(Message::Read).await;
     }
 
     /// Has the workers do without so many bytes, each its share. One that has no ears for it now is told again at the next measure.

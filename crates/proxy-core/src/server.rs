@@ -39,7 +39,7 @@ use crate::memory::{Memory, Meter};
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
 use crate::passage::Kin;
-use crate::roster::{Adopt, Message, Muster, Roster};
+use crate::roster::{Adopt, Message, Roster};
 use crate::settings::{ReadPolicy, Settings};
 pub use passage::Passage;
 
@@ -100,7 +100,7 @@ struct Shared {
     draining: watch::Receiver<bool>,
     held_bytes: Arc<AtomicUsize>,
     crowd: Arc<Crowd>,
-    last_id: Arc<AtomicU64>,
+    last_id: AtomicU64,
     /// The master and the address of each listener.
     doors: Vec<(Arc<str>, Arc<str>)>,
 }
@@ -175,7 +175,7 @@ pub fn build(
         draining: drained,
         held_bytes: Arc::default(),
         crowd: Arc::default(),
-        last_id: Arc::default(),
+        last_id: AtomicU64::new(0),
         doors,
     });
     let worker = |(number, inbox)| {
@@ -391,7 +391,6 @@ impl Running {
             hubs: Default::default(),
             masters: Arc::clone(&shared.masters),
             roster: Arc::clone(&shared.roster),
-            muster: Muster::new(Arc::clone(&shared.roster), Arc::clone(&shared.last_id)),
             kin: Arc::clone(&shared.kin),
             pulse: Cell::new(Instant::now()),
             departures: RefCell::default(),
@@ -501,7 +500,6 @@ impl Running {
     fn pulse(&self) {
         let now = Instant::now();
         self.state.pulse.set(now);
-        self.state.muster.pulse();
         for fleet in &self.fleets {
             fleet.pulse(now);
             let revoked = fleet.take_revoked();

@@ -63,13 +63,6 @@ impl Running {
                 self.reload(&settings, &reads);
                 let _ = answer.try_send(());
             }
-            Message::Read(answer) => {
-                // Behind the sessions whose sockets turn out to be readable when the worker looks next.
-                crate::task::spawn(async move {
-                    tokio::task::yield_now().await;
-                    let _ = answer.try_send(());
-                });
-            }
             Message::Shed(bytes) => self.shed(bytes),
             Message::Summon(upstream, id, answer) => {
                 let client = self.named(upstream, id);

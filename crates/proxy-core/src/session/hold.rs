@@ -297,23 +297,18 @@ impl Session {
 
     /// Whether somebody who subscribed before may be subscribed later than what the session has to say now.
     pub(super) fn may_miss_subscribers(&self) -> bool {
-        !self.caught_up && (self.door.census.expects() || self.door.worker.muster.is_called_for())
+        !self.caught_up && self.door.census.expects()
     }
 
     /// Whoever subscribed before is to hear what the session has to say now, and all that it has said already. Bounded.
     pub(super) async fn catch_up_with_subscribers(&mut self) -> Result<(), Close> {
         let door = Rc::clone(&self.door);
-        let catching_up = async {
-            if door.worker.muster.is_called_for() {
-                door.worker.muster.read_all().await;
-            }
-            door.census.arrival().await;
-        };
+        let patience = Duration::from_millis(limits::SUBSCRIBERS_FIRST_MS);
         self.caught_up = true;
         tokio::select! {
             biased;
             close = self.broken() => Err(close),
-            _ = tokio::time::timeout(Duration::from_millis(limits::SUBSCRIBERS_FIRST_MS), catching_up) => Ok(()),
+            _ = tokio::time::timeout(patience, door.census.arrival()) => Ok(()),
         }
     }
 
