@@ -110,7 +110,7 @@ impl Timeline {
                 _ = tick.tick() => true,
             };
             let seen = health.load();
-            for failover in seen.last_failover.iter().chain(&seen.failover) {
+            for failover in seen.past_failovers.iter().chain(&seen.failover) {
                 self.note(failover);
             }
             if ticked {
@@ -300,4 +300,76 @@ impl std::fmt::Display for Field {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use sentinel_watcher::{FailoverEnd, FailoverKind, Health, Promotion};
+
+    use super::*;
+
+    fn failover(number: u64, end: Option<FailoverEnd>) -> Failover {
+        let node = |number| HostPort::new("n", number as u16);
+        let promotion = end
+            .filter(|end| *end != FailoverEnd::CalledOff)
+            .map(|_| Promotion {
+                address: node(number),
+                term: Epoch(number),
+                after: Duration::from_millis(3),
+            });
+        Failover {
+            number,
+            began: Instant::now(),
+            sign: "a sentinel leads a failover",
+            kind: FailoverKind::Planned,
+            from: node(number - 1),
+            candidate: None,
+            promotion,
+            end: end.map(|end| (end, Duration::from_millis(5))),
+        }
+    }
+
+    /// What is kept after a look at each of these.
+    async fn check(looks: &[&[(u64, Option<FailoverEnd>)]], kept: &[(u64, Option<FailoverEnd>)]) {
+        let master: Arc<str> = Arc::from("x");
+        let metrics = Metrics::new(1, vec![Arc::clone(&master)], Vec::new());
+        let nothing = HealthFeed::fixed(Health::default());
+        let mut timeline = Timeline::new(master, 0, nothing, metrics);
+        for look in looks {
+            let all = look.iter().map(|(number, end)| failover(*number, *end));
+            let (past, present) = all.partition::<Vec<_>, _>(|failover| failover.end.is_some());
+            timeline.health = HealthFeed::fixed(Health {
+                past_failovers: past.into(),
+                failover: present.into_iter().next(),
+                ..Health::default()
+            });
+            let looked = tokio::time::timeout(TICK / 2, timeline.follow()).await;
+            assert!(looked.is_err(), "it follows for ever");
+        }
+        let records = timeline.records();
+        let found = records.iter().rev().map(|record| {
+            let failover = &record.failover;
+            let end = failover.end.map(|(end, _)| end);
+            let promoted = matches!(end, Some(FailoverEnd::Confirmed | FailoverEnd::Unconfirmed));
+            assert_eq!(failover.promotion.is_some(), promoted);
+            (failover.number, end)
+        });
+        assert_eq!(found.collect::<Vec<_>>(), kept);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_failover_is_kept_whole_however_many_end_between_two_looks() {
+        use FailoverEnd::{CalledOff, Confirmed, Unconfirmed};
+        let first = (1, Some(Unconfirmed));
+        check(&[&[(1, None)], &[first]], &[first]).await;
+        let (second, third) = ((2, Some(CalledOff)), (3, Some(Confirmed)));
+        check(&[&[(1, None)], &[first, second]], &[first, second]).await;
+        check(
+            &[&[(1, None)], &[first, second, (3, None)]],
+            &[first, second, (3, None)],
+        )
+        .await;
+        let all = [first, second, third];
+        check(&[&[], &all, &all], &all).await;
+    }
 }

@@ -1,5 +1,6 @@
 //! What the watcher knows about its own work: for `/readyz`, `/metrics`, `/failovers` and logs.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +28,9 @@ pub struct Health {
     pub failovers: FailoverCounts,
     /// The one that goes on now; unconfirmed, it goes on while commands flow again.
     pub failover: Option<Failover>,
-    /// The last one that ended.
-    pub last_failover: Option<Failover>,
+    /// The latest that ended, the newest last: several where they ended right behind one another, before anybody
+    /// looked.
+    pub past_failovers: VecDeque<Failover>,
 }
 
 /// One sentinel.

@@ -8,6 +8,8 @@ pub(crate) const SENTINELS: usize = 32;
 pub(crate) const NODES: usize = 128;
 /// Bytes of one reply of a sentinel or of ROLE; more breaks the connection.
 pub(crate) const REPLY_BYTES: usize = 4 << 20;
+/// Failovers that ended and are told of: so many may end between two looks at the health.
+pub(crate) const PAST_FAILOVERS: usize = 16;
 /// Observations on their way to the machine; a task with one more waits.
 pub(crate) const INPUTS: usize = 256;
 

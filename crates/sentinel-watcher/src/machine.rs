@@ -27,7 +27,7 @@ mod stories;
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,7 +150,8 @@ pub(crate) struct Machine {
     /// When time alone will change something.
     wake: Option<Instant>,
     failovers: FailoverCounts,
-    last_failover: Option<Failover>,
+    /// The newest last.
+    past_failovers: VecDeque<Failover>,
 }
 
 // === impl Machine ===
@@ -182,7 +183,7 @@ impl Machine {
             poll_every: limits::POLL_MOVING,
             wake: None,
             failovers: FailoverCounts::default(),
-            last_failover: None,
+            past_failovers: VecDeque::new(),
         };
         (machine, actions)
     }
@@ -226,7 +227,7 @@ impl Machine {
             problem: self.problem(),
             failovers: self.failovers,
             failover: self.episode.as_ref().map(|episode| episode.failover(None)),
-            last_failover: self.last_failover.clone(),
+            past_failovers: self.past_failovers.clone(),
         }
     }
 

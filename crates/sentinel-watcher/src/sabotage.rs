@@ -18,6 +18,8 @@ pub enum Sabotage {
     ProvisionalIsFinal,
     /// A connection is given back whatever has been left on it.
     DirtyLeases,
+    /// A failover is told of only while it goes on.
+    UntoldEnds,
 }
 
 #[cfg(feature = "sabotage")]

@@ -72,8 +72,8 @@ async fn a_planned_failover_is_released_within_two_probes_of_the_promotion() {
     assert_eq!(health.failovers.planned, 1);
     assert!(
         health
-            .last_failover
-            .as_ref()
+            .past_failovers
+            .back()
             .is_some_and(|last| last.to() == Some(&at(2))
                 && last.end.is_some_and(|(end, _)| end == FailoverEnd::Confirmed))
     );

@@ -156,13 +156,14 @@ impl Status {
         let mut recorded = 0;
         loop {
             health.changed().await;
-            let health = health.load();
-            let Some(last) = health.last_failover.as_ref() else {
-                continue;
-            };
-            if std::mem::replace(&mut recorded, last.number) != last.number
-                && let Some(promotion) = &last.promotion
-            {
+            for failover in &health.load().past_failovers {
+                if failover.number <= recorded {
+                    continue;
+                }
+                recorded = failover.number;
+                let Some(promotion) = &failover.promotion else {
+                    continue;
+                };
                 let seconds = promotion.after.as_secs_f64();
                 durations.observe(seconds);
                 self.last_failover

@@ -53,6 +53,11 @@ fn a_provisional_release_that_is_final() {
 }
 
 #[test]
+fn a_failover_whose_end_is_not_told() {
+    is_caught(Sabotage::UntoldEnds, &[Dread::Untold]);
+}
+
+#[test]
 fn a_lease_that_is_given_back_dirty() {
     is_caught(Sabotage::DirtyLeases, &[Dread::Misdelivered, Dread::DirtyLease]);
 }

@@ -156,7 +156,12 @@ impl Machine {
             (Progress::Held | Progress::Clearing(_), _) => FailoverEnd::CalledOff,
         };
         let failover = episode.failover(Some((end, self.now)));
-        self.last_failover = Some(failover.clone());
+        if !is_sabotaged(Sabotage::UntoldEnds) {
+            self.past_failovers.push_back(failover.clone());
+        }
+        while self.past_failovers.len() > limits::PAST_FAILOVERS {
+            self.past_failovers.pop_front();
+        }
         if end != FailoverEnd::CalledOff {
             self.failovers.count(failover.kind);
             self.log(Note::Switched(failover));

@@ -625,5 +625,29 @@ fn a_second_failover_before_the_first_is_confirmed_holds_again() {
     assert_eq!(world.state(), (Phase::Serving, C, 5, true));
     world.say(102, C, 7);
     assert_eq!(world.state(), (Phase::Serving, C, 7, false));
-    assert_eq!(world.machine.health().failovers.planned, 2);
+    let health = world.machine.health();
+    assert_eq!(health.failovers.planned, 2);
+    let told = health.past_failovers.iter().map(|past| {
+        let end = past.end.map(|(end, _)| end.label());
+        (past.number, past.to().cloned(), end)
+    });
+    let both = [
+        (1, Some(at(B)), Some("unconfirmed")),
+        (2, Some(at(C)), Some("confirmed")),
+    ];
+    assert!(told.eq(both), "whoever looks only now is told of both");
+}
+
+#[test]
+fn failovers_without_end_are_told_of_within_bounds() {
+    let mut world = World::calm();
+    for _ in 0..2 * limits::PAST_FAILOVERS {
+        world.feed(Input::Paused(true));
+        world.feed(Input::Paused(false));
+        world.probe(A);
+    }
+    let told = world.machine.health().past_failovers;
+    let newest = 2 * limits::PAST_FAILOVERS as u64;
+    assert_eq!(told.len(), limits::PAST_FAILOVERS);
+    assert_eq!(told.back().map(|past| past.number), Some(newest));
 }

@@ -71,6 +71,9 @@ fn check(
     if failover.candidate.is_none() && failover.promotion.is_some() {
         return Err("promoted without being a candidate");
     }
+    if failover.end.is_none() {
+        return Err("it never ended");
+    }
     let Some(promotion) = &failover.promotion else {
         return match (record.fenced, record.first_write) {
             (None, None) => Ok(()),

@@ -37,7 +37,12 @@ fn a_handover_that_is_given_up_releases_the_same_primary() {
     assert_eq!(world.state().0, Phase::Moving, "not before it has answered");
     world.probe(A);
     assert_eq!((world.state().0, world.term()), (Phase::Serving, term));
-    let last = world.machine.health().last_failover.expect("it is told of");
+    let last = world
+        .machine
+        .health()
+        .past_failovers
+        .pop_back()
+        .expect("it is told of");
     assert_eq!(last.end.map(|(end, _)| end.label()), Some("called-off"));
     assert_eq!(world.machine.health().failovers, FailoverCounts::default());
 }
