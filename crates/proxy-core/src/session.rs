@@ -10,6 +10,7 @@
 //! ```
 //! The common way is a plain poll function without futures; whatever waits leaves it as a [`Turn`].
 
+mod abort;
 mod aside;
 mod clients;
 mod close;

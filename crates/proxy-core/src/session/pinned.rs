@@ -19,6 +19,7 @@ use resp_codec::{Class, Command};
 use sentinel_watcher::Phase;
 use tokio::time::Instant;
 
+use super::abort::Abort;
 use super::clients::is_own;
 use super::hold::Pause;
 use super::rearm;
@@ -32,7 +33,7 @@ use crate::metrics::LeaseReason;
 use crate::roster::Way;
 
 use attempt::Attempt;
-use stay::{Abort, Call, Stay};
+use stay::{Call, Stay};
 
 impl Session {
     /// Serves `first`, and all that follows until the lease is clean again.

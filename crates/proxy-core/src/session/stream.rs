@@ -9,6 +9,7 @@
 //! ```
 
 mod blocked;
+mod held;
 mod join;
 mod note;
 mod passage;
@@ -25,12 +26,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, ReplyKind, RequestError};
-use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
 use super::hold::Pause;
 use super::own::{self, Hello};
-use super::rearm;
 use super::{Close, Session};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
@@ -38,10 +37,11 @@ use crate::backend::{Backend, NodeKey};
 use crate::client::Order;
 use crate::error::Error;
 use crate::limits;
-use crate::metrics::{CloseReason, Counter, LeaseReason};
+use crate::metrics::{CloseReason, LeaseReason};
 use crate::settings::ClientAuth;
+use held::Hold;
 use roll::is_published;
-use state::{Fate, Stream};
+use state::Stream;
 use transaction::Transaction;
 
 /// Why a stay on one node ended.
@@ -141,7 +141,7 @@ impl Session {
         loop {
             let (mut lease, backend, is_made) = match given.take() {
                 Some((lease, backend)) => (lease, backend, true),
-                None => match self.join(&stream).await? {
+                None => match self.join(&mut stream).await? {
                     Some((lease, backend)) => (lease, backend, false),
                     None => return Ok(()),
                 },
@@ -173,8 +173,8 @@ impl Session {
                 self.client.break_off(CloseReason::Node);
             }
             stream.lose(&node.address);
-            self.tell_unknown(&mut stream);
             stream.carry();
+            self.tell_unserved(&mut stream);
             if self.door.fleet.is_primary(&node) {
                 let mut applied = self.door.fleet.applied();
                 self.changed(&mut applied, Instant::now() + pause.next()).await?;
@@ -206,6 +206,7 @@ impl Session {
         lease: &mut Lease,
         node: &NodeKey,
     ) -> Result<bool, Close> {
+        self.tell_unserved(stream);
         self.provide_streamed(stream, node).await?;
         let door = Rc::clone(&self.door);
         let sending = stream.send(lease, self.profile.resp, &door, node);
@@ -239,7 +240,12 @@ impl Session {
             if stream.is_over() {
                 return Ok(Flow::Over);
             }
-            let held_until = self.hold_stream(stream);
+            let held_until = match self.hold_stream(stream) {
+                Hold::Free => None,
+                Hold::Until(until) => Some(until),
+                Hold::Refused => continue,
+                Hold::Spoiled => return Ok(Flow::Lost),
+            };
             let blocked = stream.waits_behind_blocked();
             let takes_more = held_until.is_none()
                 && (!blocked || stream.outbox.is_empty())
@@ -339,34 +345,6 @@ impl Session {
         self.answer(command, &Error::Unsupported(what).reply());
     }
 
-    /// Until when the command in front may wait for a primary; none waits, or it has just been refused, if `None`.
-    fn hold_stream(&mut self, stream: &mut Stream) -> Option<Instant> {
-        let Some(waiting) = stream.outbox.front().filter(|_| !stream.waits_behind_blocked()) else {
-            stream.held = None;
-            return None;
-        };
-        let timeout = self.door.fleet.hold_timeout();
-        let held = || {
-            self.door
-                .worker
-                .hold(self.door.fleet.upstream(), waiting.command.frame().len())
-        };
-        if stream.held.is_none() {
-            stream.held = held().map(|held| (held, Instant::now() + timeout));
-        }
-        let refusal = match &stream.held {
-            Some((_, until)) if Instant::now() < *until => return Some(*until),
-            Some(_) => self.no_primary(),
-            None => Error::HoldFull.reply(),
-        };
-        if stream.pending.is_empty() {
-            stream.outbox.pop_front();
-            stream.held = None;
-            self.client.push(&refusal);
-        }
-        None
-    }
-
     fn take_streamed(&self, stream: &mut Stream, command: Command<Bytes>) {
         self.client.note(command.spec().id);
         if self.denies(&command) {
@@ -441,36 +419,5 @@ impl Session {
             return Err(Close(CloseReason::Output));
         }
         Ok(())
-    }
-
-    fn is_led_by(&self, node: &HostPort) -> bool {
-        let topology = self.door.fleet.topology();
-        let primary = topology.shard(0).primary.as_ref();
-        primary.is_some_and(|primary| primary.address == *node)
-    }
-
-    /// Unknown outcomes whose turn has come. WAIT has one of its own: replicas of a former primary count no more.
-    fn tell_unknown(&mut self, stream: &mut Stream) {
-        while stream
-            .pending
-            .front()
-            .is_some_and(|pending| pending.fate == Fate::Unknown)
-        {
-            let lost = stream.pending.pop_front().expect("just seen");
-            let former = stream
-                .former
-                .as_ref()
-                .expect("a command is lost with the node it was sent to");
-            if lost.command.spec().class == Class::Wait && !self.is_led_by(former) {
-                self.client.push(rearm::nobody(&lost.command));
-                continue;
-            }
-            self.client.push(&Error::UnknownOutcome(former).reply());
-            let upstream = self.door.fleet.upstream();
-            self.door
-                .worker
-                .cells
-                .add(Counter::UnknownOutcomes { upstream }, 1);
-        }
     }
 }

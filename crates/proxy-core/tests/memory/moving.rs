@@ -8,9 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::common::client::Client;
 use crate::common::node::{Fault, Temper};
-use crate::common::world::{HOLD, World, run, run_with, settle};
+use crate::common::world::{HOLD, NO_PRIMARY, World, run, run_with, settle};
 
-const NO_PRIMARY: &str = "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
 const HOLD_FULL: &str = "-MASTERDOWN too much waits for a primary (--failover-hold-bytes, --max-memory); the command was not executed";
 
 #[test]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::common::client::Client;
 use crate::common::node::{self, Fault, Temper};
-use crate::common::world::{UNKNOWN, run, settle};
+use crate::common::world::{HOLD, NO_PRIMARY, UNKNOWN, run, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 const INVALIDATE_ALL: &str = ">[invalidate nil]";
@@ -131,6 +132,75 @@ fn a_tracking_client_forgets_all_when_the_primary_changes() {
         assert_eq!(received("CLIENT TRACKING ON OPTIN"), 1);
         assert_eq!(received("CLIENT CACHING YES"), 1);
         assert_eq!(client.ask("GET k").await, "nil");
+    });
+}
+
+/// So many replies, whatever is pushed between them.
+async fn answers(client: &mut Client, count: usize) -> String {
+    let mut answers = Vec::new();
+    while answers.len() < count {
+        let answer = client.reply().await;
+        answers.extend((answer != INVALIDATE_ALL).then_some(answer));
+    }
+    answers.join(" ")
+}
+
+#[test]
+fn a_streaming_transaction_without_a_primary_is_not_executed_in_part() {
+    const REFUSED: &str = "-EXECABORT Transaction discarded because of previous errors.";
+    const AFTERWARDS: &str = "-ERR EXEC without MULTI nil";
+    let granted = format!("+OK {REFUSED} {REFUSED}");
+    for (before, then, told) in [
+        ("PING", "MULTI; INCR n; EXEC", granted.as_str()),
+        ("WATCH n", "MULTI; INCR n; EXEC", &granted),
+        ("PING", "MULTI; INCR n; DISCARD", &format!("+OK {REFUSED} +OK")),
+        (
+            "MULTI",
+            "INCR n; INCR n; EXEC",
+            &format!("{NO_PRIMARY} {REFUSED} {REFUSED}"),
+        ),
+        ("MULTI", "EXEC", NO_PRIMARY),
+        ("MULTI", "DISCARD", NO_PRIMARY),
+    ] {
+        for dead in [false, true] {
+            run(async |world| {
+                let mut client = world.client();
+                client.send("HELLO 3; CLIENT TRACKING ON").await;
+                client.replies(2).await;
+                client.ask(before).await;
+                if dead {
+                    world.a.kill();
+                }
+                world.moving();
+                client.send(then).await;
+                client.hears_nothing_for(HOLD / 2).await;
+                let told_first = answers(&mut client, then.split("; ").count()).await;
+                assert_eq!(told_first, told, "{then}");
+                world.switch();
+                client.send("EXEC; GET n").await;
+                assert_eq!(answers(&mut client, 2).await, AFTERWARDS, "{then}");
+                assert_eq!(world.a.executed("INCR n").len(), 0);
+            });
+        }
+    }
+}
+
+#[test]
+fn an_unknown_outcome_keeps_its_place_behind_what_is_refused() {
+    run(async |world| {
+        let mut client = world.client();
+        client.send("HELLO 3; CLIENT TRACKING ON").await;
+        client.replies(2).await;
+        world.a.freeze();
+        client.send("GET k; INCR n").await;
+        settle().await;
+        world.a.kill();
+        world.moving();
+        assert_eq!(client.reply().await, NO_PRIMARY, "a read that travels again");
+        assert!(client.reply().await.starts_with(UNKNOWN));
+        world.switch();
+        assert_eq!(client.reply().await, INVALIDATE_ALL);
+        assert_eq!(client.ask("GET n").await, "nil");
     });
 }
 

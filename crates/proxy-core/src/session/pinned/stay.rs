@@ -13,9 +13,9 @@ use crate::backend::{Backend, Link};
 use crate::census::Counted;
 use crate::client::Shape;
 use crate::client::face::{Blocked, Face};
-use crate::error::Error;
 use crate::limits;
 use crate::metrics::LeaseReason;
+use crate::session::abort::Abort;
 use crate::session::rearm;
 use crate::session::shape_of;
 
@@ -53,17 +53,6 @@ pub(super) struct Journal {
     told: Told,
     /// SELECT commands in it: their place among the replies of EXEC, and the database.
     selects: Vec<(usize, u32)>,
-}
-
-/// Why an open MULTI can only end in EXECABORT.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Abort {
-    /// Its connection was lost, and it had outgrown its journal.
-    Lost,
-    /// slipring refused one of its commands.
-    Refused,
-    /// No primary came for one of its commands.
-    Unserved,
 }
 
 /// One command's way over the lease.
@@ -229,9 +218,8 @@ impl Stay {
             Some(Abort::Lost | Abort::Unserved) if command.spec().name == "discard" => {
                 Some(Bytes::from_static(b"+OK\r\n"))
             }
-            Some(Abort::Unserved) => Some(Error::TransactionRefused.reply()),
-            Some(Abort::Lost) => Some(Error::TransactionLost.reply()),
-            Some(Abort::Refused) if exec => Some(Error::TransactionRefused.reply()),
+            Some(abort @ (Abort::Unserved | Abort::Lost)) => Some(abort.reply()),
+            Some(abort @ Abort::Refused) if exec => Some(abort.reply()),
             _ if exec && self.watch_broken => Some(Bytes::from_static(if resp == Resp::Three {
                 b"_\r\n"
             } else {

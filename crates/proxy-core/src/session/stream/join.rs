@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{Command, Refusal, ReplyKind, refusal};
 use tokio::time::Instant;
 
+use super::held::Hold;
 use super::redirect::{self, Redirect};
 use super::state::Stream;
 use crate::backend::lease::{Budget, Lease, LeaseError};
@@ -74,10 +75,14 @@ impl Session {
     }
 
     /// A lease on the primary, as soon as there is one. `None`: the client has been told why not.
-    pub(super) async fn join(&mut self, stream: &Stream) -> Result<Option<(Lease, Rc<Backend>)>, Close> {
+    pub(super) async fn join(&mut self, stream: &mut Stream) -> Result<Option<(Lease, Rc<Backend>)>, Close> {
         let first = match stream.next() {
-            Some(first) if stream.former.is_none() && stream.roll.is_empty() => first,
-            // What it is subscribed to comes first; what else it has waits in `flow`.
+            Some(first)
+                if stream.former.is_none() && stream.roll.is_empty() && stream.transaction.is_idle() =>
+            {
+                first
+            }
+            // What the session was comes first.
             _ => return self.join_silently(stream).await.map(Some),
         };
         let mut shape = shape_of(first);
@@ -108,15 +113,32 @@ impl Session {
         }
     }
 
-    /// The same for a subscriber that asks nothing: it waits for as long as it takes.
-    async fn join_silently(&mut self, stream: &Stream) -> Result<(Lease, Rc<Backend>), Close> {
+    /// The same for who is something already: it waits for as long as it takes, though not each of its commands does.
+    async fn join_silently(&mut self, stream: &mut Stream) -> Result<(Lease, Rc<Backend>), Close> {
         let mut applied = self.door.fleet.applied();
         let mut pause = Pause::default();
         loop {
             match self.lease_now(stream).await? {
                 Ok(joined) => return Ok(joined),
                 Err(LeaseError::Refused(_)) => return Err(Close(CloseReason::Node)),
-                Err(_) => drop(self.changed(&mut applied, Instant::now() + pause.next()).await?),
+                Err(_) => {}
+            }
+            self.tell_unserved(stream);
+            let next = Instant::now() + pause.next();
+            let until = match self.hold_stream(stream) {
+                Hold::Free => next,
+                Hold::Until(until) => next.min(until),
+                Hold::Refused | Hold::Spoiled => continue,
+            };
+            let takes_more = stream.is_caught_up() && !stream.has_own_affairs();
+            tokio::select! {
+                biased;
+                request = self.request_or_gone(takes_more, false, false) => match request? {
+                    Ok(command) => self.take_streamed(stream, command),
+                    Err(error) => stream.malformed = Some(error),
+                },
+                () = applied.changed() => {}
+                () = tokio::time::sleep_until(until) => {}
             }
         }
     }

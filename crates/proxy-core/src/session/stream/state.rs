@@ -168,8 +168,8 @@ impl Stream {
         let may_leave = |next: &Pending| {
             door.fleet.is_serving() || next.fate != Fate::Unsent || !waits_for_primary(&next.command)
         };
-        while self.instead.is_none()
-            && !self.waits_behind_blocked()
+        while !self.waits_for_answer()
+            && !self.transaction.is_unserved()
             && self.outbox.front().is_some_and(may_leave)
         {
             if let Some(client) = self.next().and_then(redirect::target) {
@@ -272,6 +272,27 @@ impl Stream {
         let front = self.pending.pop_front()?;
         self.carried = self.carried.saturating_sub(1);
         Some(front)
+    }
+
+    /// The command that waits in front is not going to be sent.
+    pub(super) fn pop_unsent(&mut self) -> Option<Command<Bytes>> {
+        let front = self.outbox.pop_front()?;
+        self.carried = self.carried.saturating_sub(1);
+        Some(front.command)
+    }
+
+    /// Nothing travels behind what was sent last.
+    fn waits_for_answer(&self) -> bool {
+        self.instead.is_some() || self.waits_behind_blocked()
+    }
+
+    /// What has no answer any more waits for its turn among what has.
+    pub(super) fn reach_lost(&mut self) {
+        while !self.waits_for_answer()
+            && let Some(lost) = self.outbox.pop_front_if(|next| next.fate != Fate::Unsent)
+        {
+            self.pending.push_back(lost);
+        }
     }
 
     /// EXEC's array has come: each of its elements answers one of these. False, if none of them matters.

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, Command, Progress, ReplyKind, ReplyScan, RequestLimits, RequestScan};
 
 use crate::backend::profile::Resp;
-use crate::error::Error;
 use crate::limits;
+use crate::session::abort::Abort;
 use crate::session::clients::for_node;
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
@@ -24,10 +24,8 @@ pub(super) struct Transaction {
 struct Queue {
     steps: VecDeque<Step>,
     bytes: usize,
-    /// It is too long to be replayed, and its connection was lost.
-    lost: bool,
-    /// slipring refused one of its commands.
-    refused: bool,
+    /// Why it can only end in EXECABORT.
+    aborted: Option<Abort>,
 }
 
 /// What EXEC's answers are for, in order.
@@ -118,20 +116,17 @@ impl Transaction {
     /// Its node is gone, and so is what it had told that; or slipring refused a part of it.
     pub(super) fn is_broken(&self) -> bool {
         let queue = self.open.as_ref();
-        self.watch == Watch::Broken || queue.is_some_and(|queue| queue.lost || queue.refused)
+        self.watch == Watch::Broken || queue.is_some_and(|queue| queue.aborted.is_some())
     }
 
     /// What EXEC is answered where the transaction cannot be executed any more.
     pub(super) fn instead_of_exec(&self, resp: Resp) -> Option<Bytes> {
         let queue = self.open.as_ref()?;
-        if queue.refused {
-            return Some(Error::TransactionRefused.reply());
-        }
-        match (queue.lost, self.watch, resp) {
-            (true, _, _) => Some(Error::TransactionLost.reply()),
-            (false, Watch::Broken, Resp::Two) => Some(Bytes::from_static(b"*-1\r\n")),
-            (false, Watch::Broken, Resp::Three) => Some(Bytes::from_static(b"_\r\n")),
-            (false, ..) => None,
+        match (queue.aborted, self.watch, resp) {
+            (Some(abort), ..) => Some(abort.reply()),
+            (None, Watch::Broken, Resp::Two) => Some(Bytes::from_static(b"*-1\r\n")),
+            (None, Watch::Broken, Resp::Three) => Some(Bytes::from_static(b"_\r\n")),
+            (None, ..) => None,
         }
     }
 
@@ -144,7 +139,45 @@ impl Transaction {
     /// slipring refused a command that it would have queued.
     pub(super) fn refuse(&mut self) {
         if let Some(queue) = &mut self.open {
-            queue.refused = true;
+            queue.aborted = Some(Abort::Refused);
+        }
+    }
+
+    /// `command` is not going to be executed, since no primary came for it. What the client has written behind it must
+    /// not be executed on its own, so MULTI itself is granted: the answer to give.
+    pub(super) fn fail(&mut self, command: &Command<Bytes>) -> Option<&'static [u8]> {
+        let unserved = Queue {
+            aborted: Some(Abort::Unserved),
+            ..Queue::default()
+        };
+        match (command.spec().name, self.is_open()) {
+            ("exec" | "discard", _) => self.forget(),
+            ("multi", false) => {
+                self.open = Some(unserved);
+                return Some(b"+OK\r\n");
+            }
+            (_, true) => self.open = Some(unserved),
+            (_, false) => {}
+        }
+        None
+    }
+
+    /// No node knows of it: slipring answers all that is left of it.
+    pub(super) fn is_unserved(&self) -> bool {
+        let queue = self.open.as_ref();
+        queue.is_some_and(|queue| queue.aborted == Some(Abort::Unserved))
+    }
+
+    /// The answer to a command of it.
+    pub(super) fn answer_unserved(&mut self, command: &Command<Bytes>) -> Bytes {
+        let name = command.spec().name;
+        if matches!(name, "exec" | "discard") {
+            self.forget();
+        }
+        if name == "discard" {
+            Bytes::from_static(b"+OK\r\n")
+        } else {
+            Abort::Unserved.reply()
         }
     }
 
@@ -154,7 +187,8 @@ impl Transaction {
             self.watch = Watch::Broken;
         }
         if let Some(queue) = &mut self.open {
-            queue.lost |= queue.has_outgrown();
+            let lost = queue.has_outgrown().then_some(Abort::Lost);
+            queue.aborted = queue.aborted.or(lost);
         }
     }
 
@@ -170,11 +204,11 @@ impl Transaction {
 
     /// What opens it again on another connection, and how many replies that takes.
     pub(super) fn replay(&self) -> Option<(Bytes, usize)> {
-        let queue = self.open.as_ref()?;
+        let queue = self.open.as_ref().filter(|_| !self.is_unserved())?;
         let mut out = BytesMut::from(MULTI);
         let mut replies = 1;
         for step in &queue.steps {
-            if let (Step::Command(command), false) = (step, queue.lost) {
+            if let (Step::Command(command), None) = (step, queue.aborted) {
                 out.extend_from_slice(&for_node(command));
                 replies += 1;
             }

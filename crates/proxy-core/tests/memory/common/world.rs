@@ -40,6 +40,9 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What a write says when nobody knows what became of it, but for the node's address.
 pub(crate) const UNKNOWN: &str = "-UNKNOWN outcome: the connection to ";
+/// What becomes of a command that was held for so long.
+pub(crate) const NO_PRIMARY: &str =
+    "-MASTERDOWN no primary for \"m\" within 10s; the command was not executed";
 
 /// Node `a` is the primary of a serving topology, `b` its replica, which has all that `a` has at once.
 pub(crate) struct World {
