@@ -397,6 +397,22 @@ fn a_blocked_command_is_not_refused_for_having_waited_longer_than_the_hold_time(
 }
 
 #[test]
+fn who_was_let_go_and_finds_no_primary_is_told_that() {
+    for begin in ["PING", "HELLO 3; SUBSCRIBE s"] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask(begin).await;
+            client.send("BLPOP q 0").await;
+            settle().await;
+            world.moving();
+            sleep(HOLD + SECOND).await;
+            let told = client.reply().await;
+            assert!(told.starts_with("-MASTERDOWN no primary"), "{told}");
+        });
+    }
+}
+
+#[test]
 fn an_unblocking_that_the_node_does_not_hear_proves_nothing() {
     run(async |world| {
         let mut client = world.client();

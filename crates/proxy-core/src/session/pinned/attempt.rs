@@ -380,7 +380,8 @@ impl Session {
             if refusal == Some(Refusal::Readonly) {
                 link.hint(Suspicion::Demoted);
             }
-            call.refused = Some(reply);
+            // That slipring itself has let the command go is no answer.
+            call.refused = (!unblocked).then_some(reply);
             // A transaction that EXEC has dropped is replayed, on whatever lease comes next.
             stay.held = None;
             return Attempt::Again;
