@@ -8,6 +8,7 @@ mod admit;
 mod drain;
 mod orders;
 mod passage;
+mod place;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -39,7 +40,7 @@ use crate::memory::{Memory, Meter};
 use crate::metrics::{CloseReason, Counter, Gauge, Metrics};
 use crate::net::{Accepted, Listen};
 use crate::passage::Kin;
-use crate::roster::{Adopt, Message, Roster};
+use crate::roster::{Message, Roster};
 use crate::settings::{ReadPolicy, Settings};
 pub use passage::Passage;
 
@@ -283,35 +284,6 @@ impl Shared {
     fn load(&self, worker: usize) -> &AtomicUsize {
         self.loads.get(worker).expect("one load a worker")
     }
-
-    /// So few clients that one worker serves them all: they share its connections, and are read in the order in which
-    /// they send.
-    fn are_few(&self, settings: &Settings) -> bool {
-        self.clients() < settings.spread_after
-    }
-
-    /// Who is to serve the next client: the first worker while there are few; then the one with the fewest, `own` where it
-    /// has no more than the others.
-    fn home_of_next(&self, settings: &Settings, own: usize) -> usize {
-        if self.are_few(settings) {
-            return 0;
-        }
-        let loads = || {
-            self.loads
-                .iter()
-                .map(|load| load.load(Ordering::Relaxed))
-                .enumerate()
-        };
-        let least = loads()
-            .min_by_key(|(_, load)| *load)
-            .map_or(own, |(number, _)| number);
-        let load_of = |wanted| loads().nth(wanted).map_or(0, |(_, load)| load);
-        if load_of(own) <= load_of(least) {
-            own
-        } else {
-            least
-        }
-    }
 }
 
 // === impl Worker ===
@@ -447,32 +419,6 @@ impl Running {
             emptied: Notify::new(),
             asked: Cell::new(Instant::now()),
             shared,
-        }
-    }
-
-    /// Takes clients from the listeners. While there are few, only the worker that serves them does.
-    fn accepts(&self) -> bool {
-        let serves = self.number == 0 || !self.shared.are_few(&self.state.settings.get());
-        serves && !self.is_left()
-    }
-
-    /// Gives a client to the worker that is to serve it.
-    fn place(self: &Rc<Self>, accepted: Accepted, listener: usize) {
-        let number = self.shared.home_of_next(&self.state.settings.get(), self.number);
-        // Counted where it is given away: a burst must not all go to the worker that is slow to take it in.
-        self.shared.load(number).fetch_add(1, Ordering::Relaxed);
-        if number == self.number {
-            return self.admit(accepted, listener);
-        }
-        let adopt = Adopt {
-            accepted,
-            listener,
-            state: None,
-        };
-        if let Err(adopt) = self.shared.roster.adopt(number, adopt) {
-            self.shared.load(number).fetch_sub(1, Ordering::Relaxed);
-            self.load().fetch_add(1, Ordering::Relaxed);
-            self.admit(adopt.accepted, adopt.listener);
         }
     }
 

@@ -89,7 +89,7 @@ impl Session {
     }
 
     /// The node asks for a password first, over the shared connection that the session would use.
-    pub(super) async fn is_refused_by(&mut self, backend: &Backend) -> Result<bool, Close> {
+    async fn is_refused_by(&mut self, backend: &Backend) -> Result<bool, Close> {
         let turn = self.id;
         tokio::select! {
             biased;
@@ -98,24 +98,21 @@ impl Session {
         }
     }
 
-    /// Waits for the shared connection that the session would use, unless it is there.
-    pub(super) async fn stands_on(&mut self, backend: &Backend) -> Result<(), Close> {
-        if backend.mux(self.id).is_connecting() {
-            self.is_refused_by(backend).await?;
-        }
-        Ok(())
-    }
-
     /// Opens the shared connection that the session is going to use, where there is none: who has proven a password
     /// is not asked for it again, though it be another one by then.
     async fn settle_in(&mut self) -> Result<(), Close> {
-        let Some(backend) = self.door.fleet.primary(&self.profile) else {
-            return Ok(());
-        };
-        if !backend.mux(self.id).is_connecting() {
+        match self.door.fleet.primary(&self.profile) {
+            Some(backend) => self.stands_on(&backend).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the shared connection that the session would use, unless it is there.
+    pub(super) async fn stands_on(&mut self, backend: &Backend) -> Result<(), Close> {
+        let turn = self.id;
+        if !backend.mux(turn).is_connecting() {
             return Ok(());
         }
-        let turn = self.id;
         tokio::select! {
             biased;
             close = self.broken() => Err(close),
