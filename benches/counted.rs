@@ -3,10 +3,11 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use crate::in_memory::Bench;
 use anyhow::{Context as _, Result, ensure};
 use proxy_core::Watch;
 use resp_codec::{Command, CommandSpec, Progress, ReplyScan, RequestLimits, RequestScan};
+
+use crate::in_memory::Bench;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

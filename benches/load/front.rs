@@ -156,15 +156,22 @@ fn command(
         }
     };
     let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
-    if matches!(peer, Peer::Slipring | Peer::Traced) {
-        args.extend_from_slice(&lab.slipring_args);
-    }
-    if peer == Peer::Traced {
-        let watched = ["--slowlog-threshold=10ms", "--sample-commands=1000"];
-        args.extend(watched.map(str::to_owned));
-        args.push(format!("--otlp-endpoint={}", lab.collector.url()));
-    }
+    args.extend(further_args(lab, peer));
     Ok((program, args))
+}
+
+/// What slipring is given besides its addresses.
+fn further_args(lab: &Lab, peer: Peer) -> Vec<String> {
+    let asked_for = lab.slipring_args.clone();
+    match peer {
+        Peer::Slipring => asked_for,
+        Peer::Traced => {
+            let spans = format!("--otlp-endpoint={}", lab.collector.url());
+            let watched = ["--slowlog-threshold=10ms", "--sample-commands=1000", &spans];
+            [asked_for, watched.map(str::to_owned).into()].concat()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn haproxy_config(listen: &str, redis: &str, clients: usize) -> String {

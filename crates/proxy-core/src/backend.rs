@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use resp_codec::{Class, CommandSpec, Refusal, ReplyKind, refusal, write};
 use sentinel_watcher::{Credentials, Dial, Epoch, Hint, HintSender, HostPort, Suspicion};
 use tokio::time::Instant;
@@ -315,21 +315,14 @@ impl Backend {
     /// nothing is popped for it. `None`: the node has not heard it.
     pub(crate) async fn cancel(&self, id: i64, turn: u64) -> Option<()> {
         let id = id.to_string();
-        let mut request = bytes::BytesMut::new();
-        write::command(
-            &mut request,
-            &[b"CLIENT", b"UNBLOCK", id.as_bytes(), Way::Error.word()],
-        );
-        let reply = self.mux(turn).ask(&request, own_shape(b"client")).await?;
+        let request = [&b"CLIENT"[..], b"UNBLOCK", id.as_bytes(), Way::Error.word()];
+        let reply = self.ask_shared(turn, &request).await?;
         matches!(&reply[..], b":0\r\n" | b":1\r\n").then_some(())
     }
 
     /// Whether the node asks for a password before all else, over the shared connection that session `turn` uses.
     pub(crate) async fn is_refused(&self, turn: u64) -> bool {
-        let answer = self
-            .mux(turn)
-            .ask(b"*1\r\n$4\r\npInG\r\n", own_shape(b"ping"))
-            .await;
+        let answer = self.ask_shared(turn, &[b"pInG"]).await;
         answer.is_none_or(|answer| fleet::asks_for_password(&answer))
     }
 
@@ -352,10 +345,7 @@ impl Backend {
             b"2"
         };
         let request = [&b"hElLo"[..], version];
-        let mut frame = bytes::BytesMut::new();
-        write::command(&mut frame, &request);
-        let mux = self.mux(turn);
-        let asked = mux.ask(&frame, own_shape(b"hello"));
+        let asked = self.ask_shared(turn, &request);
         match tokio::time::timeout(self.link.settings.get().connect_timeout, asked).await {
             Ok(Some(reply)) if reply.starts_with(b"-") => Err(ConnectError::Refused(reply)),
             Ok(Some(reply)) => {
@@ -387,6 +377,12 @@ impl Backend {
         Ok(reply)
     }
 
+    /// One question over the shared connection that session `turn` uses. `None`: it was lost before the answer.
+    async fn ask_shared(&self, turn: u64, request: &[&[u8]]) -> Option<Bytes> {
+        let command = request.first().expect("a question has a name");
+        self.mux(turn).ask(&framed(request), own_shape(command)).await
+    }
+
     /// One question as `asker` over a connection of its own.
     async fn ask_apart(
         &self,
@@ -394,8 +390,7 @@ impl Backend {
         request: &[&[u8]],
     ) -> Result<(ReplyKind, Bytes), ConnectError> {
         let mut conn = self.link.connect(asker, ConnectionKind::Control).await?;
-        let mut frame = bytes::BytesMut::new();
-        write::command(&mut frame, request);
+        let frame = framed(request);
         let exchange = async {
             conn.send(&frame).await?;
             conn.reply().await
@@ -486,6 +481,12 @@ impl Backend {
             .count()
             > 0
     }
+}
+
+fn framed(request: &[&[u8]]) -> BytesMut {
+    let mut frame = BytesMut::new();
+    write::command(&mut frame, request);
+    frame
 }
 
 /// What slipring itself asks over a shared connection, and nobody asks again.

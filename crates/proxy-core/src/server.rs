@@ -281,6 +281,25 @@ impl Shared {
         self.loads.iter().map(|load| load.load(Ordering::Relaxed)).sum()
     }
 
+    /// What the sessions of a worker that begins share.
+    fn state_of(&self, worker: usize) -> WorkerState {
+        WorkerState {
+            settings: Rc::new(Live::new(Settings::clone(&self.settings.load()))),
+            cells: self.metrics.cells(worker),
+            scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
+            metrics: Arc::clone(&self.metrics),
+            demands: self.demands.clone(),
+            memory: Arc::clone(&self.memory),
+            held_bytes: Arc::clone(&self.held_bytes),
+            hubs: Default::default(),
+            masters: Arc::clone(&self.masters),
+            roster: Arc::clone(&self.roster),
+            kin: Arc::clone(&self.kin),
+            pulse: Cell::new(Instant::now()),
+            departures: RefCell::default(),
+        }
+    }
+
     fn load(&self, worker: usize) -> &AtomicUsize {
         self.loads.get(worker).expect("one load a worker")
     }
@@ -350,33 +369,17 @@ async fn accept(listeners: &mut [Listener], resume: Instant) -> (usize, io::Resu
 
 impl Running {
     fn start(number: usize, shared: Arc<Shared>, listeners: &[Listener], dial: &Arc<dyn Dial>) -> Self {
-        let cells = shared.metrics.cells(number);
-        let settings = Rc::new(Live::new(Settings::clone(&shared.settings.load())));
-        let state = Rc::new(WorkerState {
-            settings: Rc::clone(&settings),
-            cells: Arc::clone(&cells),
-            scratch: Rc::new(RefCell::new(vec![0; limits::SCRATCH_BYTES].into_boxed_slice())),
-            metrics: Arc::clone(&shared.metrics),
-            demands: shared.demands.clone(),
-            memory: Arc::clone(&shared.memory),
-            held_bytes: Arc::clone(&shared.held_bytes),
-            hubs: Default::default(),
-            masters: Arc::clone(&shared.masters),
-            roster: Arc::clone(&shared.roster),
-            kin: Arc::clone(&shared.kin),
-            pulse: Cell::new(Instant::now()),
-            departures: RefCell::default(),
-        });
+        let state = Rc::new(shared.state_of(number));
         let worker = number;
         let fleet = |(number, shared): (usize, &Master)| {
             let (upstream, scripts) = (&shared.upstream, Arc::clone(&shared.scripts));
             let parts = FleetParts {
                 upstream: number,
-                settings: Rc::clone(&settings),
+                settings: Rc::clone(&state.settings),
                 dial: Arc::clone(dial),
                 hints: upstream.hints.clone(),
                 health: upstream.health.clone(),
-                cells: Arc::clone(&cells),
+                cells: Arc::clone(&state.cells),
                 scratch: Rc::clone(&state.scratch),
                 memory: Arc::clone(&state.memory),
                 by_hand: Arc::clone(&shared.by_hand),

@@ -27,9 +27,7 @@ impl Session {
             // The node words the refusal; an argument short, no command has an effect.
             return self.hold(command).await;
         }
-        if spec.class == Class::Audience && self.may_miss_subscribers() {
-            self.catch_up_with_subscribers().await?;
-        }
+        self.catch_up_with_subscribers(spec.class).await?;
         let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
         match spec.class {
             class if (class.is_shared() || class == Class::Control) && self.may_be_postponed(&command) => {

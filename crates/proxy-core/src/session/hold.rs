@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use resp_codec::Command;
+use resp_codec::{Class, Command};
 use sentinel_watcher::SignalFeed;
 use tokio::time::Instant;
 
@@ -300,8 +300,12 @@ impl Session {
         !self.caught_up && self.door.census.expects()
     }
 
-    /// Whoever subscribed before is to hear what the session has to say now, and all that it has said already. Bounded.
-    pub(super) async fn catch_up_with_subscribers(&mut self) -> Result<(), Close> {
+    /// Whoever subscribed before is to hear what a command of this class has to say now, and all that the session has said
+    /// already. Bounded.
+    pub(super) async fn catch_up_with_subscribers(&mut self, class: Class) -> Result<(), Close> {
+        if class != Class::Audience || !self.may_miss_subscribers() {
+            return Ok(());
+        }
         let door = Rc::clone(&self.door);
         let patience = Duration::from_millis(limits::SUBSCRIBERS_FIRST_MS);
         self.caught_up = true;

@@ -99,9 +99,7 @@ impl Session {
             self.answer(&head, &Error::Memory.reply());
             return Ok(());
         }
-        if head.spec().class == Class::Audience && self.may_miss_subscribers() {
-            self.catch_up_with_subscribers().await?;
-        }
+        self.catch_up_with_subscribers(head.spec().class).await?;
         self.settled().await?;
         let mut stay = Stay::new(Budget::Blocking, LeaseReason::Large);
         let mut call = Call::new(&head, &stay);
