@@ -27,23 +27,14 @@ for document in yaml.safe_load_all(open(sys.argv[1])):
         kubernetes_validate.validate(document, sys.argv[2], strict=True)
 ";
 
-/// Prints the values that no case sets to anything but their default.
-const UNTRIED: &str = r"
-import sys, glob, yaml
-def leaves(value, path=()):
-    if isinstance(value, dict) and value:
-        for key, below in value.items():
-            yield from leaves(below, path + (key,))
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for one in value:
-            yield from leaves(one, path)
-    else:
-        yield path, value
-read = lambda file: list(leaves(yaml.safe_load(open(file)) or {}))
-tried = [leaf for case in glob.glob(sys.argv[1] + '/cases/*.yaml') for leaf in read(case)]
-for path, default in read(sys.argv[1] + '/slipring/values.yaml'):
-    if not any(known[:len(path)] == path and value != default for known, value in tried):
-        print('.'.join(path))
+/// Prints the values of the chart that no case tries, and those of which its schema takes anything.
+const VALUES: &str = include_str!("deploy/values.py");
+
+/// Prints the variables that slipring has in the compose file.
+const VARIABLES: &str = r"
+import sys, yaml
+for name, value in yaml.safe_load(open(sys.argv[1]))['services']['slipring']['environment'].items():
+    print(name + '=' + value)
 ";
 
 /// Tries everything. What is missing is brought into `target/`; Prometheus is taken from the PATH.
@@ -54,6 +45,8 @@ pub(crate) fn run() -> Result<bool> {
     let slipring = build()?;
     chart(&slipring)?;
     println!("chart: in order, for Kubernetes {}", KUBERNETES.join(", "));
+    compose(&slipring)?;
+    println!("compose file: in order");
     Tool::new(
         "promtool",
         &["test", "rules", "deploy/prometheus/rules_test.yaml"],
@@ -79,6 +72,7 @@ fn chart(slipring: &Path) -> Result<()> {
     let (helm, modules) = tools()?;
     let charts = crate::workspace().join("deploy/helm");
     let folder = scratch("chart")?;
+    secrets(folder.path())?;
     let mut cases: Vec<PathBuf> = fs::read_dir(charts.join("cases"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
@@ -97,12 +91,10 @@ fn chart(slipring: &Path) -> Result<()> {
             .output()
             .with_context(|| format!("{what}, Kubernetes {version}"))
     };
-    let untried = Tool::new("python3", &["-c", UNTRIED, text(&charts)]).env("PYTHONPATH", text(&modules));
+    let untried =
+        Tool::new("python3", &["-c", VALUES, text(&helm), text(&charts)]).env("PYTHONPATH", text(&modules));
     let untried = untried.output()?;
-    ensure!(
-        untried.is_empty(),
-        "no case of deploy/helm/cases sets these:\n{untried}"
-    );
+    ensure!(untried.is_empty(), "values of the chart:\n{untried}");
     let own = charts.join("slipring");
     ensure!(
         render(&own, None, KUBERNETES[0]).is_err(),
@@ -135,26 +127,45 @@ fn chart(slipring: &Path) -> Result<()> {
     Ok(())
 }
 
-/// slipring itself reads the file that the chart makes. Files of secrets are not there, which is all that may be wrong.
+/// slipring takes the variables that the compose file gives it.
+fn compose(slipring: &Path) -> Result<()> {
+    let (_, modules) = tools()?;
+    let variables = Tool::new("python3", &["-c", VARIABLES, "deploy/compose/compose.yaml"])
+        .env("PYTHONPATH", text(&modules))
+        .output()?;
+    let variables = variables.lines().filter_map(|line| line.split_once('='));
+    let check = Tool::new(text(slipring), &["--check-config"]);
+    let check = variables.fold(check, |check, (name, value)| check.env(name, value));
+    check.output().map(drop)
+}
+
+/// slipring itself reads the file that the chart makes, and the secrets that it names.
 fn configuration(slipring: &Path, rendered: &str, folder: &Path) -> Result<()> {
     let (_, file) = rendered
         .split_once("slipring.toml: |\n")
         .context("the chart makes no slipring.toml")?;
-    let lines = file.lines().map_while(|line| line.strip_prefix("    "));
-    let kept = lines.filter(|line| {
-        !line.contains("/etc/slipring/") && !line.contains("-tls") && !line.contains("username")
-    });
+    let lines: Vec<_> = file.lines().map_while(|line| line.strip_prefix("    ")).collect();
     let path = folder.join("slipring.toml");
-    fs::write(&path, kept.collect::<Vec<_>>().join("\n").replace("tls:", "tcp:"))?;
-    // Without the password whose file is missing here, its mode cannot be taken.
-    let args = [
-        "--config",
-        text(&path),
-        "--check-config",
-        "--client-auth",
-        "passthrough",
-    ];
+    fs::write(&path, lines.join("\n").replace("/etc/slipring", text(folder)))?;
+    let args = ["--config", text(&path), "--check-config"];
     Tool::new(text(slipring), &args).output().map(drop)
+}
+
+/// What Kubernetes would mount into a pod's /etc/slipring.
+fn secrets(folder: &Path) -> Result<()> {
+    let made = rcgen::generate_simple_self_signed(["slipring.test".to_owned()])?;
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    for side in ["client", "node", "sentinel"] {
+        fs::create_dir(folder.join(side))?;
+        fs::write(folder.join(side).join("password"), "secret")?;
+        let authority = folder.join(format!("{side}-tls"));
+        fs::create_dir(&authority)?;
+        fs::write(authority.join("ca.crt"), &certificate)?;
+    }
+    let own = folder.join("listen-tls");
+    fs::create_dir(&own)?;
+    fs::write(own.join("tls.crt"), certificate)?;
+    fs::write(own.join("tls.key"), key).map_err(Into::into)
 }
 
 /// helm and the folder of the validator's modules, brought where they are missing.

@@ -1,5 +1,6 @@
 //! One slipring in the place of another, again and again under a load: nobody may notice.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use testkit::load::Phase;
 use testkit::servers::target_folder;
 use testkit::{Client, Cluster, Flavor, Load, Proxy};
 
@@ -18,7 +20,8 @@ pub(crate) struct Options {
     /// How often the process is replaced
     #[arg(long, default_value_t = 20)]
     times: usize,
-    /// Clients of the load; ten more are in the middle of transactions
+    /// Clients of the load, ten blocked consumers and ten subscribers among them; ten more are in the middle of
+    /// transactions, four more connect anew for each command
     #[arg(long, default_value_t = 500)]
     clients: usize,
     /// Before which server
@@ -32,8 +35,14 @@ pub(crate) struct Options {
 /// How long anything may take, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Parts of the load: each has a consumer that blocks, and a subscriber.
+const CROWDS: usize = 10;
+
 /// Clients in the middle of transactions.
 const TALKING: usize = 10;
+
+/// Clients that connect anew for each command.
+const COMING: usize = 4;
 
 /// Replaces slipring under a load: whether nobody noticed.
 ///
@@ -46,14 +55,26 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let cluster = Cluster::builder(options.server).start()?;
     let program = target_folder().join("release").join("slipring");
     let mut proxy = Proxy::builder(program).sentinels(&cluster).upgradable().start()?;
-    let load = Load::builder(proxy.address())
-        .clients(options.clients)
-        .pace(Duration::from_millis(20))
-        .start()?;
+    let crowd = |number| {
+        let load = Load::builder(proxy.address()).name(&format!("crowd-{number}"));
+        let load = load.clients(options.clients / CROWDS);
+        load.pace(Duration::from_millis(20)).start()
+    };
+    let crowds = (0..CROWDS).map(crowd).collect::<Result<Vec<_>>>()?;
     let stopping = Arc::new(AtomicBool::new(false));
-    let talking = (0..TALKING)
-        .map(|number| talk(&proxy, number, &stopping))
-        .collect::<Result<Vec<_>>>()?;
+    let talking = (0..TALKING).map(|number| {
+        let mut client = proxy.client()?;
+        let key = format!("talk:{number}");
+        Ok(again_and_again(&stopping, move |time| {
+            transact(&mut client, &key, time)
+        }))
+    });
+    let talking = talking.collect::<Result<Vec<_>>>()?;
+    let coming = (0..COMING).map(|_| {
+        let address = proxy.address();
+        again_and_again(&stopping, move |_| come_and_go(address))
+    });
+    let coming: Vec<_> = coming.collect();
     thread::sleep(Duration::from_secs(1));
     for time in 1..=options.times {
         let primary = cluster.primary()?.port();
@@ -76,15 +97,17 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         );
     }
     stopping.store(true, Ordering::Relaxed);
-    let mut transactions = 0;
-    for client in talking {
-        transactions += client.join().expect("it returns what goes wrong")?;
+    let (transactions, comers) = (total(talking)?, total(coming)?);
+    let mut all = Phase::default();
+    let mut clean = true;
+    for crowd in crowds {
+        let history = crowd.finish();
+        let verdict = history.verify(&mut cluster.primary()?.client()?)?;
+        clean &= verdict.is_clean();
+        add(&mut all, history.phase(&verdict, history.started, history.ended));
     }
-    let history = load.finish();
-    let verdict = history.verify(&mut cluster.primary()?.client()?)?;
-    let all = history.phase(&verdict, history.started, history.ended);
     println!(
-        "{} operations, {} writes acknowledged, {transactions} transactions talked step by step",
+        "{} operations, {} writes acknowledged, {transactions} transactions talked step by step, {comers} clients that came and went",
         all.operations, all.acknowledged_writes
     );
     println!(
@@ -98,24 +121,55 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         all.longest_pause
     );
     let kept = all.errors.is_empty() && all.unknown.is_empty() && all.dropped + all.stale == 0;
-    Ok(kept && verdict.is_clean())
+    Ok(kept && clean)
 }
 
-/// MULTI, two INCRs and EXEC, each in its own write. How many were executed.
-fn talk(proxy: &Proxy, number: usize, stopping: &Arc<AtomicBool>) -> Result<JoinHandle<Result<u64>>> {
-    let (mut client, stopping) = (proxy.client()?, Arc::clone(stopping));
-    Ok(thread::spawn(move || {
-        let key = format!("talk:{number}");
-        let mut executed = 0;
+/// Does `turn` on a thread of its own until it is to stop. How often that was.
+fn again_and_again(
+    stopping: &Arc<AtomicBool>,
+    mut turn: impl FnMut(u64) -> Result<()> + Send + 'static,
+) -> JoinHandle<Result<u64>> {
+    let stopping = Arc::clone(stopping);
+    thread::spawn(move || {
+        let mut done = 0;
         while !stopping.load(Ordering::Relaxed) {
-            executed += 1;
-            transact(&mut client, &key, executed)
-                .with_context(|| format!("transaction {executed} of {key}"))?;
+            turn(done + 1).with_context(|| format!("turn {}", done + 1))?;
+            done += 1;
         }
-        Ok(executed)
-    }))
+        Ok(done)
+    })
 }
 
+fn total(clients: Vec<JoinHandle<Result<u64>>>) -> Result<u64> {
+    let done = |client: JoinHandle<Result<u64>>| client.join().expect("it returns what goes wrong");
+    clients.into_iter().map(done).sum()
+}
+
+fn add(all: &mut Phase, part: Phase) {
+    all.operations += part.operations;
+    all.acknowledged_writes += part.acknowledged_writes;
+    for (text, times) in part.errors {
+        *all.errors.entry(text).or_default() += times;
+    }
+    for (text, times) in part.unknown {
+        *all.unknown.entry(text).or_default() += times;
+    }
+    all.dropped += part.dropped;
+    all.stale += part.stale;
+    all.lost += part.lost;
+    all.doubled += part.doubled;
+    all.longest_pause = all.longest_pause.max(part.longest_pause);
+}
+
+/// Whoever comes is let in, whichever process it is.
+fn come_and_go(address: SocketAddr) -> Result<()> {
+    let reply = Client::connect(address)?.command(&["ECHO", "here"])?;
+    ensure!(reply.text() == Some("here"), "ECHO: {reply:?}");
+    thread::sleep(Duration::from_millis(5));
+    Ok(())
+}
+
+/// MULTI, two INCRs and EXEC, each in its own write.
 fn transact(client: &mut Client, key: &str, executed: u64) -> Result<()> {
     for words in [&["MULTI"][..], &["INCR", key], &["INCR", key]] {
         let reply = client.command(words)?;

@@ -224,6 +224,32 @@ mod tests {
         assert!(matches!(words[..], [Word::Taken { ticket: 1 }]));
     }
 
+    /// Should the socket's mode ever let others in: neither end deals with another user. Only root can be two users.
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a thread is another user here")]
+    async fn another_users_process_is_neither_followed_nor_let_in() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        let offer = Offer::new(Offer::bind(&path).unwrap()).unwrap();
+        for (path, mode) in [(folder.path(), 0o755), (&path, 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let stranger = std::thread::spawn(move || {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(Channel::connect(&path)).map(drop)
+        });
+        let followed = stranger.join().unwrap();
+        for met in [followed, offer.accept().await.map(drop)] {
+            let refused = met.expect_err("it is another user's").to_string();
+            assert!(refused.ends_with("belongs to another user"), "{refused}");
+        }
+    }
+
     #[tokio::test]
     async fn an_offer_is_for_the_owner_alone_and_takes_the_place_of_a_dead_one() {
         let folder = tempfile::tempdir().unwrap();

@@ -4,12 +4,13 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use rustix::io::FdFlags;
 use testkit::client::{Cause, Client};
@@ -43,7 +44,8 @@ on_each_server! {
         let mut proxy = upgradable(&cluster)?;
         let load = Load::builder(proxy.address()).clients(50).start()?;
         let stopping = Arc::new(AtomicBool::new(false));
-        let talking = (0..4).map(|number| talk(&proxy, number, &stopping)).collect::<Result<Vec<_>>>()?;
+        let mut busy = (0..4).map(|number| talk(&proxy, number, &stopping)).collect::<Result<Vec<_>>>()?;
+        busy.extend((0..2).map(|_| come_and_go(&proxy, &stopping)));
         for _ in 0..3 {
             replace(&mut proxy)?;
             let moved = load.live().operations;
@@ -53,7 +55,7 @@ on_each_server! {
             })?;
         }
         stopping.store(true, Ordering::Relaxed);
-        for client in talking {
+        for client in busy {
             client.join().expect("it returns what goes wrong")?;
         }
         let history = load.finish();
@@ -89,6 +91,18 @@ fn talk(proxy: &Proxy, number: usize, stopping: &Arc<AtomicBool>) -> Result<Join
     }))
 }
 
+/// Connects, asks and goes, again and again: no listening socket is ever closed with somebody in its backlog.
+fn come_and_go(proxy: &Proxy, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<()>> {
+    let (address, stopping) = (proxy.address(), Arc::clone(stopping));
+    thread::spawn(move || {
+        while !stopping.load(Ordering::Relaxed) {
+            says(&mut Client::connect(address)?, "ECHO here", "here")?;
+            sleep(Duration::from_millis(3));
+        }
+        Ok(())
+    })
+}
+
 /// What each client was at, on one server: no word of theirs matters here.
 #[test]
 fn each_client_goes_on_where_it_was() -> Result<()> {
@@ -96,9 +110,14 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::builder(Flavor::Redis).nodes(1).sentinels(1).start()?;
+    let folder = scratch("manager")?;
+    let manager = folder.path().join("notify");
+    let manager = (UnixDatagram::bind(&manager)?, manager.display().to_string());
+    manager.0.set_read_timeout(Some(PATIENCE))?;
     // Subscribers share a connection here; each of those of the load above has its own.
     let sharing = slipring()
         .sentinels(&cluster)
+        .env("NOTIFY_SOCKET", &manager.1)
         .flag("--workers", "1")
         .env("SLIPRING_SHARE_SUBSCRIPTIONS", "true");
     let mut proxy = sharing.upgradable().start()?;
@@ -127,6 +146,16 @@ fn each_client_goes_on_where_it_was() -> Result<()> {
             ensure!(adopted == 5.0, "{adopted} have moved");
             Ok(())
         })?;
+    let main = format!("MAINPID={}\n", proxy.process().pid().unwrap_or(0));
+    let told = || -> Result<String> {
+        let mut word = [0; 256];
+        let len = manager
+            .0
+            .recv(&mut word)
+            .context("the service manager is not told who the service is")?;
+        Ok(String::from_utf8_lossy(&word[..len]).into_owned())
+    };
+    while !told()?.contains(&main) {}
     let mut new = proxy.client()?;
     let stats = ask(&mut new, "PROXY SHOW STATS")?.texts();
     ensure!(

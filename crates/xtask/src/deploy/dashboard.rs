@@ -23,6 +23,9 @@ pub(super) const PICTURE: &str = "docs/dashboard.svg";
 /// Where the dashboard is.
 const DASHBOARD: &str = "deploy/grafana/slipring.json";
 
+/// Where the metrics are told of.
+const OPERATIONS: &str = "docs/OPERATIONS.md";
+
 /// The load before the failover, and behind it.
 const BEFORE: Duration = Duration::from_secs(25);
 const BEHIND: Duration = Duration::from_secs(20);
@@ -40,7 +43,9 @@ struct Prometheus {
 /// How many expressions have data.
 pub(super) fn run(slipring: &Path) -> Result<usize> {
     let cluster = Cluster::builder(Flavor::Redis).start()?;
-    let proxy = Proxy::builder(slipring).sentinels(&cluster).start()?;
+    // With everything that has a metric of its own.
+    let proxy = Proxy::builder(slipring).sentinels(&cluster);
+    let proxy = proxy.flag("--max-memory", "1gb").start()?;
     let prometheus = Prometheus::start(&proxy)?;
     let load = Load::builder(proxy.address()).start()?;
     std::thread::sleep(BEFORE);
@@ -48,10 +53,9 @@ pub(super) fn run(slipring: &Path) -> Result<usize> {
     std::thread::sleep(BEHIND);
     drop(load.finish());
 
-    let page = scratch("metrics")?;
-    let file = page.path().join("page");
-    fs::write(&file, proxy.metrics()?)?;
-    Tool::new("sh", &["-c", "promtool check metrics < \"$0\"", text(&file)]).output()?;
+    let metrics = prometheus.metrics(&proxy)?;
+    let rules = prometheus.rules()?;
+    println!("Prometheus has {metrics} metrics, and evaluates {rules} rules");
 
     let dashboard = fs::read_to_string(crate::workspace().join(DASHBOARD))?;
     let dashboard: Value = serde_json::from_str(&dashboard).context(DASHBOARD)?;
@@ -63,6 +67,28 @@ pub(super) fn run(slipring: &Path) -> Result<usize> {
     picture::draw(&drawn, &crate::workspace().join(PICTURE))?;
     drop(prometheus.process);
     Ok(drawn.iter().map(|drawn| drawn.series.len()).sum())
+}
+
+fn operations() -> Result<String> {
+    fs::read_to_string(crate::workspace().join(OPERATIONS)).context(OPERATIONS)
+}
+
+/// The metrics of slipring's own that [`OPERATIONS`] names.
+fn documented() -> Result<Vec<String>> {
+    let text = operations()?;
+    let (_, section) = text
+        .split_once("\n### Metrics\n")
+        .context("OPERATIONS tells of metrics")?;
+    let rows = section.lines().skip_while(|line| !line.starts_with("| metric "));
+    let first = rows
+        .skip(2)
+        .map_while(|row| row.strip_prefix("| ")?.split(" |").next());
+    let names: Vec<_> = first
+        .flat_map(|names| names.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect();
+    ensure!(!names.is_empty(), "{OPERATIONS} names no metric");
+    Ok(names)
 }
 
 // === impl Prometheus ===
@@ -98,6 +124,56 @@ impl Prometheus {
             (status, body) => bail!("{status}: {body}"),
         })?;
         Ok(Self { port, process })
+    }
+
+    /// How many metrics there are: those on the page are those that [`OPERATIONS`] names, and all were scraped.
+    fn metrics(&self, proxy: &Proxy) -> Result<usize> {
+        let folder = scratch("metrics")?;
+        let (file, page) = (folder.path().join("page"), proxy.metrics()?);
+        fs::write(&file, &page)?;
+        Tool::new("sh", &["-c", "promtool check metrics < \"$0\"", text(&file)]).output()?;
+        let metrics = documented()?;
+        for line in page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE slipring_"))
+        {
+            let name = line.split(' ').next().unwrap_or_default();
+            ensure!(
+                metrics.iter().any(|metric| metric == name),
+                "slipring_{name} is not in {OPERATIONS}"
+            );
+        }
+        for metric in &metrics {
+            let helped = page.contains(&format!("# HELP slipring_{metric} "));
+            ensure!(helped, "slipring_{metric} has no HELP");
+            self.series(&format!("{{__name__=~\"slipring_{metric}(_bucket)?\"}}"), "")?;
+        }
+        Ok(metrics.len())
+    }
+
+    /// How many rules there are, all evaluated without a fault; a failover is what they tell of.
+    fn rules(&self) -> Result<usize> {
+        let (status, body) = proxy::get(self.port.address(), "/api/v1/rules")?;
+        ensure!(status == 200, "{body}");
+        let body: Value = serde_json::from_str(&body)?;
+        let groups = body["data"]["groups"].as_array().context("groups of rules")?;
+        let rules = groups.iter().flat_map(|group| group["rules"].as_array());
+        let rules: Vec<_> = rules.flatten().collect();
+        let told = operations()?;
+        for rule in &rules {
+            let name = rule["name"].as_str().context("a rule has a name")?;
+            ensure!(rule["health"] == "ok", "{name}: {}", rule["lastError"]);
+            ensure!(
+                told.contains(&format!("`{name}`")),
+                "{name} is not in {OPERATIONS}"
+            );
+            match (rule["type"].as_str(), name) {
+                (Some("recording"), _) => drop(self.series(name, "")?),
+                (_, "SlipringFailover") => ensure!(rule["state"] == "firing", "{name}: {}", rule["state"]),
+                _ => ensure!(rule["state"] != "firing", "{name} fires"),
+            }
+        }
+        Ok(rules.len())
     }
 
     /// What a panel shows.
@@ -147,7 +223,8 @@ impl Prometheus {
                 .as_array()
                 .context("Prometheus answers rows")?;
             found = rows.iter().map(|row| read(row, legend, from)).collect();
-            ensure!(!found.is_empty(), "{expression}: no data");
+            let known = found.iter().any(|series| !series.points.is_empty());
+            ensure!(known, "{expression}: no data");
             Ok(())
         })?;
         Ok(found)
