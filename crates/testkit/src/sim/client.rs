@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use resp_codec::{Progress, ReplyScan, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::pipe::End;
 use super::reply::show;
@@ -32,10 +32,23 @@ impl Client {
         }
     }
 
-    /// Sends the commands of `line`, which `; ` parts, in one write; false where the connection has ended.
-    pub async fn try_send(&mut self, line: &str) -> bool {
-        let written = timeout(PATIENCE, self.io.write_all(&frames(line))).await;
-        matches!(written, Ok(Ok(())))
+    /// Sends the commands of all `lines`, which `; ` parts, in one write. When each line was written whole, or `None`
+    /// where the connection has ended.
+    pub(super) async fn try_send(&mut self, lines: &[impl AsRef<str>]) -> Option<Vec<Instant>> {
+        let mut out = BytesMut::new();
+        let ends = lines.iter().map(|line| {
+            out.extend_from_slice(&frames(line.as_ref()));
+            out.len()
+        });
+        let ends: Vec<_> = ends.collect();
+        let (mut written, mut times) = (0, Vec::new());
+        while written < out.len() {
+            let wrote = timeout(PATIENCE, self.io.write(&out[written..])).await;
+            written += wrote.ok()?.ok()?;
+            let whole = ends.iter().filter(|end| **end <= written).count();
+            times.resize(whole, Instant::now());
+        }
+        Some(times)
     }
 
     /// Sends the commands of `line`, which `; ` parts, in one write.
@@ -111,6 +124,16 @@ impl Client {
         }
     }
 
+    /// When the reply that was read last had come: who is busy writing reads it later.
+    pub(super) fn arrived(&self) -> Instant {
+        self.io.arrived()
+    }
+
+    /// Replies to what was asked at `then` had to wait until this client read.
+    pub(super) fn was_full_since(&self, then: Instant) -> bool {
+        self.io.was_full_since(then)
+    }
+
     /// The connection has ended within a reply of more than `bytes`.
     pub fn ended_within(&self, bytes: usize) -> bool {
         let header = self.input.strip_prefix(b"$").unwrap_or_default();
@@ -151,4 +174,64 @@ fn frames(line: &str) -> BytesMut {
 /// What a person can read of `bytes`.
 fn shorten(bytes: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(200)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::sim::pipe::{Carriage, connect};
+    use crate::sim::rng::Rng;
+
+    /// A client and its peer, with room for 64 bytes between them in each direction.
+    fn pair() -> (Client, End) {
+        let carriage = Carriage {
+            window: 64,
+            latency: Duration::ZERO,
+            jitter_millis: 0,
+            rng: Rng::new(0),
+        };
+        let [client, proxy]: [Arc<str>; 2] = ["client", "proxy"].map(Arc::from);
+        let (near, far, _) = connect(&client, &proxy, &carriage, (false, false));
+        (Client::new(near), far)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_busy_writing_knows_when_its_reply_came() {
+        let (mut client, mut peer) = pair();
+        let (start, large) = (Instant::now(), format!("SET b {}", "x".repeat(100)));
+        let answering = async {
+            sleep(Duration::from_millis(10)).await;
+            peer.write_all(b"+OK\r\n").await.unwrap();
+            sleep(Duration::from_millis(990)).await;
+            let mut taken = BytesMut::new();
+            while taken.len() < frames("SET a 1").len() + 100 {
+                peer.read_buf(&mut taken).await.unwrap();
+            }
+        };
+        let lines = ["SET a 1", &large];
+        let (times, ()) = tokio::join!(client.try_send(&lines), answering);
+        assert_eq!(times, Some(vec![start, start + Duration::from_secs(1)]));
+        assert_eq!(client.reply().await, "+OK");
+        assert_eq!(client.arrived(), start + Duration::from_millis(10));
+        assert!(!client.was_full_since(start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replies_that_waited_for_room_are_known_to_have_waited() {
+        let (mut client, mut peer) = pair();
+        let (start, reply) = (Instant::now(), format!("+{}\r\n", "x".repeat(100)));
+        let reading = async {
+            sleep(Duration::from_secs(1)).await;
+            client.reply().await
+        };
+        let (written, shown) = tokio::join!(peer.write_all(reply.as_bytes()), reading);
+        written.unwrap();
+        assert_eq!(shown.len(), 101);
+        assert!(client.was_full_since(start));
+        assert!(!client.was_full_since(Instant::now()));
+    }
 }

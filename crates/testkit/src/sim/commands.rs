@@ -1,6 +1,7 @@
 //! The commands of a fake node that are about more than keys: AUTH, MULTI, SUBSCRIBE, what blocks.
 
-use std::collections::BTreeMap;
+mod session;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -37,12 +38,7 @@ pub(super) enum Wish {
 /// A command that does to a replica's keys what was done here.
 type Effect = (u32, Vec<Bytes>);
 
-/// Databases of a node.
-const DATABASES: u32 = 16;
-
 const NOAUTH: &str = "NOAUTH Authentication required.";
-const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-
 // === impl State ===
 
 impl State {
@@ -173,115 +169,6 @@ impl State {
             _ => self.call_session(id, name, args, &mut out),
         }
         out
-    }
-
-    /// AUTH HELLO SELECT RESET and CLIENT.
-    fn call_session(&mut self, id: u64, name: &str, args: &[Bytes], out: &mut BytesMut) {
-        match name {
-            "auth" => {
-                let (user, password) = match args {
-                    [_, password] => ("default", password),
-                    [_, user, password] => (std::str::from_utf8(user).unwrap(), password),
-                    _ => return write::error(out, "ERR syntax error"),
-                };
-                if self
-                    .users
-                    .get(user)
-                    .is_some_and(|right| right.as_bytes() == &password[..])
-                {
-                    self.connection(id).user = Some(user.to_owned());
-                    write::simple(out, "OK");
-                } else {
-                    write::error(out, WRONGPASS);
-                }
-            }
-            "hello" => {
-                let connection = self.connection(id);
-                if connection.user.is_none() {
-                    return write::error(
-                        out,
-                        "NOAUTH HELLO must be called with the client already authenticated",
-                    );
-                }
-                connection.resp3 = args.get(1).is_some_and(|version| &version[..] == b"3");
-                write::map_header(out, connection.resp3, 2);
-                write::bulk(out, Some(b"server"));
-                write::bulk(out, Some(b"redis"));
-                write::bulk(out, Some(b"id"));
-                write::integer(out, id.cast_signed());
-            }
-            "select" => match std::str::from_utf8(&args[1]).unwrap().parse() {
-                Ok(db) if db < DATABASES => {
-                    self.connection(id).db = db;
-                    write::simple(out, "OK");
-                }
-                Ok(_) => write::error(out, "ERR DB index is out of range"),
-                Err(_) => write::error(out, "ERR value is not an integer or out of range"),
-            },
-            "reset" => {
-                let user = (!self.users.contains_key("default")).then(|| "default".to_owned());
-                self.end_transaction(id);
-                let connection = self.connection(id);
-                connection.user = user;
-                connection.db = 0;
-                connection.resp3 = false;
-                connection.channels.clear();
-                connection.patterns.clear();
-                connection.tracked = None;
-                write::simple(out, "RESET");
-            }
-            "client|tracking" => {
-                let on = args[2].eq_ignore_ascii_case(b"on");
-                self.connection(id).tracked = on.then(BTreeMap::new);
-                write::simple(out, "OK");
-            }
-            "client|caching" => write::simple(out, "OK"),
-            "client|id" => write::integer(out, id.cast_signed()),
-            "client|unblock" => {
-                let whom: u64 = std::str::from_utf8(&args[2]).unwrap().parse().unwrap();
-                let at = self.waiters.iter().position(|waiter| waiter.connection == whom);
-                if let Some(at) = at {
-                    let waiter = self.waiters.remove(at);
-                    let error = args.get(3).is_some_and(|way| way.eq_ignore_ascii_case(b"error"));
-                    let reply = &b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"[..];
-                    let reply = if error {
-                        Bytes::from_static(reply)
-                    } else {
-                        waiter.none
-                    };
-                    let _ = waiter.reply.send(reply);
-                }
-                write::integer(out, i64::from(at.is_some()));
-            }
-            "client|info" => {
-                let line = format!("id={id} addr= name= flags=N db=0 sub=0 multi=-1 cmd= user= resp=2");
-                write::bulk(out, Some(line.as_bytes()));
-            }
-            "client|list" => write::bulk(out, Some(b"")),
-            "client|kill" if args.len() == 3 => write::error(out, "ERR No such client"),
-            "client|kill" => write::integer(out, 0),
-            "client|getname" => write::null(out, self.connection(id).resp3),
-            "client|pause" if args[2].iter().any(|byte| !byte.is_ascii_digit()) => {
-                write::error(out, "ERR timeout is not an integer or out of range");
-            }
-            // Of both only what gives "default" a password, as the last argument.
-            "config|set" | "acl|setuser" => {
-                let password = String::from_utf8_lossy(args.last().expect("its name"));
-                let password = password.trim_start_matches('>').to_owned();
-                self.users.insert("default".to_owned(), password);
-                write::simple(out, "OK");
-            }
-            "client|setname" | "client|setinfo" | "client|reply" | "client|pause" | "client|unpause" => {
-                write::simple(out, "OK")
-            }
-            _ => write::error(
-                out,
-                &format!(
-                    "ERR unknown command '{}', with args beginning with: ",
-                    String::from_utf8_lossy(&args[0])
-                ),
-            ),
-        }
     }
 
     /// WAIT covers what this connection has written.

@@ -24,6 +24,8 @@ pub struct End {
     reads: Arc<Mutex<Pipe>>,
     writes: Arc<Mutex<Pipe>>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// When the first of the bytes that were read last had arrived.
+    arrived: Instant,
 }
 
 /// A connection as the network sees it.
@@ -54,6 +56,8 @@ struct Pipe {
     /// When the last chunk arrives: none overtakes another.
     last: Option<Instant>,
     end: Option<(Instant, Ending)>,
+    /// When its writer last found no room.
+    full: Option<Instant>,
     blocked: bool,
     has_reader: bool,
     reader: Option<Waker>,
@@ -86,6 +90,7 @@ pub(super) fn connect(
             bytes: 0,
             last: None,
             end: None,
+            full: None,
             blocked,
             has_reader: true,
             reader: None,
@@ -103,6 +108,7 @@ pub(super) fn connect(
         reads: Arc::clone(reads),
         writes: Arc::clone(writes),
         timer: None,
+        arrived: Instant::now(),
     };
     (end(&back, &there), end(&there, &back), cable)
 }
@@ -205,6 +211,16 @@ impl Pipe {
 // === impl End ===
 
 impl End {
+    /// When the first of the bytes that were read last had arrived: who is busy reads later.
+    pub(super) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// What was sent here since `then` may have waited until this end read.
+    pub(super) fn was_full_since(&self, then: Instant) -> bool {
+        lock(&self.reads).full.is_some_and(|full| full >= then)
+    }
+
     fn end(&self, ending: Ending) {
         let pipe = &mut *lock(&self.writes);
         if pipe.end.is_none_or(|(_, before)| before == Ending::Half) {
@@ -224,6 +240,9 @@ impl AsyncRead for End {
         while let Some((due, chunk)) = pipe.chunks.front_mut() {
             if pipe.blocked || *due > now || buf.remaining() == 0 {
                 break;
+            }
+            if !read {
+                this.arrived = *due;
             }
             let taken = chunk.len().min(buf.remaining());
             buf.put_slice(&chunk[..taken]);
@@ -276,6 +295,7 @@ impl AsyncWrite for End {
         }
         match pipe.room(bytes.len()) {
             0 if !bytes.is_empty() => {
+                pipe.full = Some(Instant::now());
                 pipe.writer = Some(cx.waker().clone());
                 Poll::Pending
             }

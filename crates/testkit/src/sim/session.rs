@@ -2,11 +2,12 @@
 
 mod asked;
 mod events;
+mod keys;
 mod manner;
 
 pub use manner::USER;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::trace;
 use super::world::World;
 use asked::Asked;
 use events::Events;
+use keys::{Counter, Known};
 use manner::Manner;
 
 /// How long any reply may take: longer than a command is held.
@@ -41,7 +43,7 @@ pub struct Session {
     /// Reads may be answered by a replica, without regard to the order of writes.
     elsewhere: bool,
     rng: Rng,
-    /// When its last replies came, the newest last.
+    /// When its last replies had come, the newest last.
     heard: [Instant; 2],
     numbers: u64,
     keys: BTreeMap<u64, Known>,
@@ -50,28 +52,6 @@ pub struct Session {
     events: Events,
     /// What it has put into its own queue, and whether it got that out again.
     queued: BTreeMap<String, Option<u64>>,
-}
-
-/// What is known of a key.
-#[derive(Default)]
-struct Known {
-    /// What it may hold.
-    values: BTreeSet<String>,
-    /// What it may come to hold still: nobody knows what became of these.
-    late: BTreeSet<String>,
-    /// What it has ever been told to hold.
-    ever: BTreeSet<String>,
-    /// The world's when this was learnt.
-    stamp: u64,
-}
-
-/// The least and the greatest value that a counter may have.
-#[derive(Default)]
-struct Counter {
-    least: u64,
-    most: u64,
-    ever: u64,
-    stamp: u64,
 }
 
 /// The connection is of no more use.
@@ -134,31 +114,24 @@ impl Session {
             // A replica may have a write before the read that was asked before it.
             asked.iter().for_each(|asked| self.foresee(asked));
         }
-        let (stamp, at) = self.send(&lines.join("; ")).await?;
+        let (stamp, times) = self.send_all(&lines).await?;
         let stays = if self.rng.once_in(40) {
             self.rng.below(asked.len() as u64) as usize
         } else {
             asked.len()
         };
-        let mut asked = asked.into_iter();
-        while asked.len() > lines.len() - stays {
-            let one = asked.next().expect("just counted");
+        let mut asked = asked.into_iter().zip(times);
+        for (one, at) in asked.by_ref().take(stays) {
             if self.hear(one, stamp, at).await.is_err() {
-                asked.for_each(|one| self.give_up(one, at));
+                asked.for_each(|(one, at)| self.give_up(one, at));
                 return Err(HungUp);
             }
         }
         if asked.len() > 0 {
-            asked.for_each(|one| self.give_up(one, at));
+            asked.for_each(|(one, at)| self.give_up(one, at));
             return Err(HungUp);
         }
         Ok(())
-    }
-
-    fn foresee(&mut self, asked: &Asked) {
-        if let Asked::Set(key, value) | Asked::Large(key, value) | Asked::Block(key, value, _) = asked {
-            self.known(*key).ever.insert(value.clone());
-        }
     }
 
     /// Once nothing goes wrong any more, everything is answered, and is what it may be.
@@ -179,16 +152,26 @@ impl Session {
     }
 
     async fn send(&mut self, line: &str) -> Heard<(u64, Instant)> {
-        trace::note(|| format!("{} > {}", self.name, &line[..line.len().min(400)]));
+        let (stamp, times) = self.send_all(&[line]).await?;
+        Ok((stamp, times[0]))
+    }
+
+    /// The world's stamp before, and when each of the lines was written whole.
+    async fn send_all(&mut self, lines: &[impl AsRef<str>]) -> Heard<(u64, Vec<Instant>)> {
+        trace::note(|| {
+            let lines: Vec<_> = lines.iter().map(AsRef::as_ref).collect();
+            let line = lines.join("; ");
+            format!("{} > {}", self.name, &line[..line.len().min(400)])
+        });
         let stamp = self.world.stamp();
-        if !self.client.try_send(line).await {
+        let Some(times) = self.client.try_send(lines).await else {
             blame(
                 Dread::Stall,
                 format!("{}: the proxy closed the connection", self.name),
             );
             return Err(HungUp);
-        }
-        Ok((stamp, Instant::now()))
+        };
+        Ok((stamp, times))
     }
 
     async fn reply(&mut self) -> Heard<String> {
@@ -198,7 +181,7 @@ impl Session {
             trace::note(|| format!("{} < {shown}", self.name));
             if !frame.starts_with(b">") {
                 self.check_protocol(frame, &shown);
-                self.heard = [self.heard[1], Instant::now()];
+                self.heard = [self.heard[1], self.client.arrived()];
                 return Ok(shown);
             }
             self.take_push(&shown);
@@ -433,113 +416,9 @@ impl Session {
 
     fn note(&mut self, id: String, fate: Fate, asked: Instant) {
         let [before, now] = self.heard;
-        // An answer of the primary may have waited behind that of a replica.
-        let waited = self.elsewhere && now <= before + ON_THE_WAY;
+        // An answer of the primary may have waited behind that of a replica, or for room.
+        let waited = self.elsewhere && now <= before + ON_THE_WAY || self.client.was_full_since(asked);
         let told = if waited { asked } else { now };
         self.ledger.note(id, fate, asked, told);
-    }
-
-    fn note_set(&mut self, key: u64, value: String, fate: Fate, stamp: u64) {
-        let known = self.known(key);
-        if fate != Fate::Refused {
-            known.ever.insert(value.clone());
-        }
-        match fate {
-            Fate::Done => {
-                known.values = BTreeSet::from([value]);
-                known.stamp = stamp;
-            }
-            Fate::Unknown => {
-                known.late.insert(value);
-            }
-            Fate::Refused => {}
-        }
-    }
-
-    fn known(&mut self, key: u64) -> &mut Known {
-        self.keys.entry(key).or_insert_with(|| Known {
-            values: BTreeSet::from(["nil".to_owned()]),
-            ever: BTreeSet::from(["nil".to_owned()]),
-            ..Known::default()
-        })
-    }
-
-    fn check_get(&mut self, key: u64, shown: String, stamp: u64) {
-        if shown.starts_with('-') {
-            self.fate(&shown, "a value");
-            return;
-        }
-        let (name, elsewhere, now) = (self.name.clone(), self.elsewhere, self.world.stamp());
-        self.keep(&format!("{name}:{key}"), &shown);
-        let known = self.known(key);
-        if !known.ever.contains(&shown) {
-            return blame(
-                Dread::Misdelivered,
-                format!("{name}:{key}: {shown} was never set"),
-            );
-        }
-        if elsewhere {
-            return;
-        }
-        let possible = known.values.contains(&shown) || known.late.contains(&shown);
-        if known.stamp == now && !possible {
-            let values = known.values.clone();
-            blame(Dread::Disorder, format!("{name}:{key}: {shown} of {values:?}"));
-        }
-        known.values = BTreeSet::from([shown]);
-        known.stamp = stamp;
-    }
-
-    fn check_counter(&mut self, shown: &str, stamp: u64) {
-        let fate = self.fate(shown, ":");
-        let (name, now) = (&self.name, self.world.stamp());
-        let counter = &mut self.counter;
-        match fate {
-            Fate::Done => {
-                let Ok(count) = shown[1..].parse::<u64>() else {
-                    return;
-                };
-                counter.ever += 1;
-                let strict = counter.stamp == now;
-                let (least, most) = if strict {
-                    (counter.least, counter.most)
-                } else {
-                    (0, counter.ever - 1)
-                };
-                if count > most + 1 || count < least + 1 {
-                    blame(Dread::Repeated, format!("{name}:n: {count} of {least} to {most}"));
-                }
-                (counter.least, counter.most, counter.stamp) = (count, count, stamp);
-            }
-            Fate::Unknown => {
-                counter.most += 1;
-                counter.ever += 1;
-            }
-            Fate::Refused => {}
-        }
-    }
-
-    fn check_pop(&mut self, shown: &str, stamp: u64) {
-        let prefix = format!("[{}:q ", self.name);
-        let Some(id) = shown
-            .strip_prefix(&prefix)
-            .map(|rest| rest.trim_end_matches(']').to_owned())
-        else {
-            if shown != "nil" {
-                self.fate(shown, &prefix);
-            }
-            return;
-        };
-        let now = self.world.stamp();
-        match self.queued.get_mut(&id) {
-            None => blame(
-                Dread::Misdelivered,
-                format!("{}: {id} was never queued", self.name),
-            ),
-            Some(Some(popped)) if *popped == now => {
-                blame(Dread::Repeated, format!("{}: {id} was popped twice", self.name));
-            }
-            Some(popped) => *popped = Some(stamp),
-        }
     }
 }
