@@ -8,6 +8,7 @@
 //! Most threads cycle through [`Step`]s; one feeds a queue that another drains by BLPOP, and one publishes what another
 //! has subscribed to.
 
+mod history;
 mod journal;
 mod verify;
 mod worker;
@@ -23,8 +24,9 @@ use anyhow::Result;
 use crate::client::{Client, REPLY_TIMEOUT};
 use crate::servers::Login;
 
+pub use history::{History, Hold, Phase};
 pub use journal::{Kind, Operation, Outcome};
-pub use verify::{History, Hold, Phase, Verdict};
+pub use verify::Verdict;
 
 use journal::Journal;
 use worker::{Role, Worker};
