@@ -151,6 +151,14 @@ pub fn certificate_remedy(why: &str, side: &str) -> Option<String> {
     judged.then(|| format!("it does not take the certificate of {side}-cert-file"))
 }
 
+/// `problem`, and what to do where it is our certificate.
+pub(crate) fn with_remedy(problem: String, side: &str) -> String {
+    match certificate_remedy(&problem, side) {
+        Some(remedy) => format!("{problem}; {remedy}"),
+        None => problem,
+    }
+}
+
 // === impl Credentials ===
 
 impl Credentials {

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::link::certificate_remedy;
+use crate::link::with_remedy;
 use crate::machine::Machine;
 use crate::machine::node::Node;
 use crate::machine::sentinel::Sentinel;
@@ -67,14 +67,6 @@ impl Machine {
             Some(Verdict::Primary { .. } | Verdict::Refused(_) | Verdict::Blind(_)) => return None,
         };
         Some(format!("{address} is named as primary: {why}"))
-    }
-}
-
-/// `problem`, and what to do where it is our certificate.
-pub(super) fn with_remedy(problem: String, side: &str) -> String {
-    match certificate_remedy(&problem, side) {
-        Some(remedy) => format!("{problem}; {remedy}"),
-        None => problem,
     }
 }
 

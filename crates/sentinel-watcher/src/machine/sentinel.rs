@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use crate::health::SentinelState;
 use crate::limits;
+use crate::link::with_remedy;
 use crate::machine::belief::Claim;
 use crate::machine::event::{Abort, Event};
-use crate::machine::problem::with_remedy;
 use crate::machine::report::{PollFailure, Report, ReportedAttempt};
 use crate::topology::HostPort;
 
