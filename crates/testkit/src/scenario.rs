@@ -217,14 +217,11 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
     let all = history.phase(verdict, act.began, history.ended);
     let behind = history.lost_behind(verdict, holds);
     let stale = history.stale_reads(verdict);
+    let errors = all.errors.iter().map(|(text, times)| format!("{times} x {text}"));
     let mut told = Told {
         scenario,
         operations: all.operations,
-        errors: all
-            .errors
-            .iter()
-            .map(|(text, times)| format!("{times} x {text}"))
-            .collect(),
+        errors: errors.collect(),
         unknown: all.unknown_count(),
         dropped: all.dropped,
         lost_after_hold: behind.len(),
@@ -236,14 +233,6 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
             .map(|(promoted, broke)| promoted - broke[0]),
         broken: Vec::new(),
     };
-    let why: BTreeSet<_> = history
-        .operations
-        .iter()
-        .filter_map(|one| match &one.outcome {
-            Outcome::Dropped(why) => Some(why),
-            _ => None,
-        })
-        .collect();
     let mut promise = |kept: bool, what: String| {
         if !kept {
             told.broken.push(what);
@@ -252,7 +241,11 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
     promise(all.errors.is_empty(), format!("no errors: {:?}", all.errors));
     promise(
         all.dropped == 0,
-        format!("no connection dropped: {} {why:?}", all.dropped),
+        format!(
+            "no connection dropped: {} {:?}",
+            all.dropped,
+            why_dropped(history)
+        ),
     );
     promise(
         told.lost_after_hold == 0,
@@ -261,8 +254,10 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
             behind.first()
         ),
     );
-    let once = verdict.doubled.is_empty() && verdict.contradicted.is_empty() && verdict.torn.is_empty();
-    promise(once, format!("everything once and whole: {verdict:?}"));
+    promise(
+        verdict.is_right(),
+        format!("everything once, whole and in order: {verdict:?}"),
+    );
     promise(
         act.in_doubt || told.unknown == 0,
         format!("no doubt: {:?}", all.unknown),
@@ -271,22 +266,13 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
         act.stale || stale == 0,
         format!("{stale} reads older than the client's own writes"),
     );
-    let doubts = history
-        .operations
-        .iter()
-        .filter(|one| matches!(one.outcome, Outcome::Unknown(_)));
-    let from = act.promoted.or(act.broke.map(|broke| broke[1]));
-    let late = doubts
-        .filter(|one| from.is_some_and(|from| one.sent > from))
-        .count();
+    let over = act.promoted.or(act.broke.map(|broke| broke[1]));
+    let late = over.map_or(0, |over| doubts_behind(history, over));
     promise(
         late == 0,
         format!("{late} outcomes unknown of what was sent later"),
     );
-    let after = act
-        .promoted
-        .or(act.broke.map(|broke| broke[1]))
-        .unwrap_or(act.began);
+    let after = over.unwrap_or(act.began);
     let served = history.phase(verdict, after, history.ended).acknowledged_writes;
     promise(served > 100, format!("served again: {served} writes"));
     let heard = history
@@ -294,6 +280,24 @@ fn judge(scenario: Scenario, history: &History, verdict: &Verdict, act: &Act, ho
         .filter(|(_, one)| one.kind == crate::load::Kind::Receive);
     promise(heard.count() > 5, "subscribers hear what is published".to_owned());
     told
+}
+
+/// Why connections were lost.
+fn why_dropped(history: &History) -> BTreeSet<&str> {
+    let dropped = history.operations.iter().filter_map(|one| match &one.outcome {
+        Outcome::Dropped(why) => Some(why.as_str()),
+        _ => None,
+    });
+    dropped.collect()
+}
+
+/// How many outcomes are unknown of what was sent when all was well again.
+fn doubts_behind(history: &History, over: Instant) -> usize {
+    let doubts = history
+        .operations
+        .iter()
+        .filter(|one| matches!(one.outcome, Outcome::Unknown(_)));
+    doubts.filter(|one| one.sent > over).count()
 }
 
 // === impl Told ===

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
-use testkit::load::Verdict;
 use testkit::servers::target_folder;
 use testkit::wait::wait_for;
 use testkit::{Client, Cluster, Flavor, Load, Proxy};
@@ -154,21 +153,15 @@ fn round(cluster: &Cluster, proxy: &Proxy, fault: Fault, name: &str) -> Result<T
     wait_for("slipring", PATIENCE, || proxy.wait_ready())?;
     let verdict = history.verify(&mut cluster.primary()?.client()?)?;
     let phase = history.phase(&verdict, history.started, history.ended);
-    let Verdict {
-        doubled,
-        contradicted,
-        torn,
-        ..
-    } = &verdict;
-    let right = doubled.is_empty() && contradicted.is_empty() && torn.is_empty();
     let line = format!(
         "{} operations, {connections} hang-ups, {} errors, {} unknown, {} lost, {} twice",
         phase.operations,
         phase.error_count(),
         phase.unknown_count(),
         verdict.lost.len(),
-        doubled.len()
+        verdict.doubled.len()
     );
+    let right = verdict.is_right();
     Ok(Told { right, line })
 }
 

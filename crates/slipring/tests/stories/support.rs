@@ -159,11 +159,10 @@ pub(crate) fn writes_executed(node: &Node) -> Result<u64> {
     Ok(writes.iter().filter_map(|name| stats.get(*name)).sum())
 }
 
-/// All that the primary holds it holds once and whole; what it does not hold was acknowledged before commands waited, or
+/// All that the primary holds it holds once, whole and in order; what it does not hold was acknowledged before commands waited, or
 /// was under way then.
 pub(crate) fn kept(history: &History, verdict: &Verdict, holds: &[Hold]) -> Result<()> {
-    let once = verdict.doubled.is_empty() && verdict.contradicted.is_empty() && verdict.torn.is_empty();
-    ensure!(once, "{verdict:?}");
+    ensure!(verdict.is_right(), "{verdict:?}");
     let behind = history.lost_behind(verdict, holds);
     ensure!(behind.is_empty(), "{verdict:?}: {behind:?} of {holds:?}");
     let stale = history.stale_reads(verdict);

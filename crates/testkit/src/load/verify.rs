@@ -18,6 +18,8 @@ pub struct Verdict {
     pub doubled: BTreeSet<usize>,
     /// Writes that were refused by an error, and that the primary holds all the same.
     pub contradicted: BTreeSet<usize>,
+    /// Acknowledged writes that the primary holds behind a later one of the same client.
+    pub disordered: BTreeSet<usize>,
     /// Clients whose transactions were executed in part.
     pub torn: BTreeSet<usize>,
     /// Ids of the queue that BLPOP gave twice: a pop that a failover undid.
@@ -57,18 +59,19 @@ impl History {
                 }
                 Kind::Push => {
                     let held = list(primary, &key)?;
-                    self.compare(indices, &held, &mut verdict);
+                    self.compare_list(indices, &held, &mut verdict);
                 }
                 Kind::Transaction => {
                     let held = list(primary, &key)?;
-                    self.compare(indices, &held, &mut verdict);
-                    if held.values().sum::<usize>() as u64 != counter(primary, &format!("{key}:count"))? {
+                    self.compare_list(indices, &held, &mut verdict);
+                    if held.len() as u64 != counter(primary, &format!("{key}:count"))? {
                         verdict.torn.insert(*client);
                     }
                 }
                 Kind::Count => self.compare_counts(indices, counter(primary, &key)?, &mut verdict),
                 Kind::Enqueue => {
-                    self.compare_queue(indices, list(primary, &queue_key(&self.name))?, &mut verdict)
+                    let held = list(primary, &queue_key(&self.name))?;
+                    self.compare_queue(indices, times_held(&held), &mut verdict)
                 }
                 Kind::Get | Kind::Dequeue | Kind::Publish | Kind::Receive => {}
             }
@@ -96,6 +99,24 @@ impl History {
             );
         }
         Ok(held)
+    }
+
+    /// What one client has put into a list of its own stands there in the order in which it asked.
+    fn compare_list(&self, indices: &[usize], held: &[u64], verdict: &mut Verdict) {
+        self.compare(indices, &times_held(held), verdict);
+        let acknowledged = indices
+            .iter()
+            .filter(|&&index| self.operations[index].outcome == Outcome::Acknowledged);
+        let acknowledged: BTreeMap<u64, usize> = acknowledged
+            .map(|&index| (self.operations[index].id, index))
+            .collect();
+        let mut latest = 0;
+        for (id, index) in held.iter().filter_map(|id| Some((*id, *acknowledged.get(id)?))) {
+            if id < latest {
+                verdict.disordered.insert(index);
+            }
+            latest = latest.max(id);
+        }
     }
 
     /// `held`: ids and how often each is there.
@@ -183,17 +204,16 @@ impl Verdict {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let Self {
-            lost,
-            doubled,
-            contradicted,
-            torn,
-            redelivered,
+            lost, redelivered, ..
         } = self;
-        lost.is_empty()
-            && doubled.is_empty()
-            && contradicted.is_empty()
-            && torn.is_empty()
-            && redelivered.is_empty()
+        lost.is_empty() && redelivered.is_empty() && self.is_right()
+    }
+
+    /// Whether everything was executed once, whole and in order, and nothing that was refused; what Redis may lose aside.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        let wrong = [&self.doubled, &self.contradicted, &self.disordered, &self.torn];
+        wrong.iter().all(|wrong| wrong.is_empty())
     }
 }
 
@@ -208,31 +228,37 @@ impl fmt::Debug for Verdict {
         }
         write!(
             f,
-            "lost {}; doubled {}; contradicted {}; torn {}; redelivered {}",
+            "lost {}; doubled {}; contradicted {}; disordered {}; torn {}; redelivered {}",
             few(&self.lost),
             few(&self.doubled),
             few(&self.contradicted),
+            few(&self.disordered),
             few(&self.torn),
             few(&self.redelivered)
         )
     }
 }
 
-/// The ids of a list, and how often each is there.
-fn list(primary: &mut Client, key: &str) -> Result<BTreeMap<u64, usize>> {
+/// The ids of a list, in their order.
+fn list(primary: &mut Client, key: &str) -> Result<Vec<u64>> {
     let reply = primary.command(&["LRANGE", key, "0", "-1"])?;
+    if let Some(error) = reply.error() {
+        bail!("{key}: {error}");
+    }
+    let ids = reply.items().iter().map(|item| {
+        let id = item.text().and_then(|id| id.parse().ok());
+        id.ok_or_else(|| anyhow!("{key} holds {item:?}"))
+    });
+    ids.collect()
+}
+
+/// How often each id is there.
+fn times_held(ids: &[u64]) -> BTreeMap<u64, usize> {
     let mut held = BTreeMap::new();
-    for item in reply.items() {
-        let id = item
-            .text()
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(|| anyhow!("{key} holds {item:?}"))?;
-        *held.entry(id).or_default() += 1;
+    for id in ids {
+        *held.entry(*id).or_default() += 1;
     }
-    match reply.error() {
-        Some(error) => bail!("{key}: {error}"),
-        None => Ok(held),
-    }
+    held
 }
 
 fn counter(primary: &mut Client, key: &str) -> Result<u64> {
@@ -279,6 +305,28 @@ mod tests {
             (verdict.lost, verdict.contradicted, verdict.doubled),
             ([1].into(), [2].into(), [5].into())
         );
+    }
+
+    #[test]
+    fn lists_tell_what_overtook() {
+        let acknowledged = |id| (id, Outcome::Acknowledged);
+        let asked = [acknowledged(1), (2, unknown()), acknowledged(3), acknowledged(4)];
+        let history = history(Kind::Push, &asked);
+        // Of 2 nobody knows when it was executed.
+        for (held, disordered) in [
+            (&[1, 3, 4, 2], &[][..]),
+            (&[1, 2, 4, 3], &[2]),
+            (&[3, 4, 1, 2], &[0]),
+        ] {
+            let mut verdict = Verdict::default();
+            history.compare_list(&[0, 1, 2, 3], held, &mut verdict);
+            assert_eq!(
+                verdict.disordered,
+                disordered.iter().copied().collect(),
+                "{held:?}"
+            );
+            assert_eq!(verdict.is_right(), disordered.is_empty());
+        }
     }
 
     #[test]
