@@ -95,19 +95,7 @@ impl Data {
                     _ => write::integer(&mut out, self.list_mut(&key).len() as i64),
                 }
             }
-            (b"incr" | b"eval", _) => {
-                let before = self.text(db, std::str::from_utf8(&key.1).unwrap());
-                let number = before.map_or(Ok(0), |text| std::str::from_utf8(&text).unwrap().parse::<i64>());
-                match number {
-                    Ok(number) => {
-                        let text = Bytes::from((number + 1).to_string());
-                        self.keys.insert(key.clone(), Value::Text(text));
-                        self.touch(&key);
-                        write::integer(&mut out, number + 1);
-                    }
-                    Err(_) => write::error(&mut out, "ERR value is not an integer or out of range"),
-                }
-            }
+            (b"incr" | b"eval", _) => self.increment(&key, &mut out),
             (b"rpush" | b"lpush", [_, values @ ..]) => {
                 for value in values {
                     self.push(&key, value.clone(), name == b"lpush");
@@ -124,21 +112,37 @@ impl Data {
                 write::array_header(&mut out, list.len());
                 list.iter().for_each(|value| write::bulk(&mut out, Some(value)));
             }
-            (b"xadd", [_, _, fields @ ..]) => {
-                let number = self.clock + 1;
-                let stream = self.keys.entry(key.clone()).or_insert(Value::Stream(Vec::new()));
-                match stream {
-                    Value::Stream(entries) => {
-                        entries.push((number, fields.to_vec()));
-                        write::bulk(&mut out, Some(format!("{number}-0").as_bytes()));
-                        self.touch(&key);
-                    }
-                    _ => write::error(&mut out, WRONG_TYPE),
-                }
-            }
+            (b"xadd", [_, _, fields @ ..]) => self.add_to_stream(&key, fields, &mut out),
             _ => return None,
         }
         Some(out)
+    }
+
+    fn increment(&mut self, key: &Key, out: &mut BytesMut) {
+        let before = self.text(key.0, std::str::from_utf8(&key.1).unwrap());
+        let number = before.map_or(Ok(0), |text| std::str::from_utf8(&text).unwrap().parse::<i64>());
+        match number {
+            Ok(number) => {
+                let text = Bytes::from((number + 1).to_string());
+                self.keys.insert(key.clone(), Value::Text(text));
+                self.touch(key);
+                write::integer(out, number + 1);
+            }
+            Err(_) => write::error(out, "ERR value is not an integer or out of range"),
+        }
+    }
+
+    fn add_to_stream(&mut self, key: &Key, fields: &[Bytes], out: &mut BytesMut) {
+        let number = self.clock + 1;
+        let stream = self.keys.entry(key.clone()).or_insert(Value::Stream(Vec::new()));
+        match stream {
+            Value::Stream(entries) => {
+                entries.push((number, fields.to_vec()));
+                write::bulk(out, Some(format!("{number}-0").as_bytes()));
+                self.touch(key);
+            }
+            _ => write::error(out, WRONG_TYPE),
+        }
     }
 
     /// Takes the first or last element of a list.

@@ -249,21 +249,16 @@ impl Session {
                 self.note(id, fate, at);
             }
             Asked::Script(id, refuses) => {
-                let fate = if shown.starts_with("-READONLY") {
+                let fate = match refuses {
                     // It may have written first.
-                    Fate::Unknown
-                } else {
-                    let good = if refuses { "-READONLY" } else { ":" };
-                    self.fate(&shown, good)
+                    _ if shown.starts_with("-READONLY") => Fate::Unknown,
+                    true => self.fate(&shown, "-READONLY"),
+                    false => self.fate(&shown, ":"),
                 };
                 self.note(id, fate, at);
             }
             Asked::Incr => self.check_counter(&shown, stamp),
-            Asked::Echo(id) => {
-                if shown != id {
-                    self.fate(&shown, &id);
-                }
-            }
+            Asked::Echo(id) => self.check_echo(&id, &shown),
             Asked::Publish => drop(self.fate(&shown, ":")),
             Asked::Queue(id) => {
                 if self.fate(&shown, ":") != Fate::Refused {
@@ -412,6 +407,14 @@ impl Session {
             );
         }
         fate
+    }
+
+    /// To the letter: one id may begin as another does.
+    fn check_echo(&self, id: &str, shown: &str) {
+        if self.fate(shown, id) == Fate::Done && shown != id {
+            let name = &self.name;
+            blame(Dread::Misdelivered, format!("{name}: {shown} is no echo of {id}"));
+        }
     }
 
     fn note(&mut self, id: String, fate: Fate, asked: Instant) {
