@@ -72,6 +72,9 @@ fn timeout(command: &Command<Bytes>) -> Option<Timeout> {
     }
 }
 
+/// PUBLISH reaches the replicas and changes nothing.
+pub(super) const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
+
 /// WAIT's and WAITAOF's answer where no replica has what was written.
 pub(super) fn nobody(command: &Command<Bytes>) -> &'static [u8] {
     match command.spec().name {

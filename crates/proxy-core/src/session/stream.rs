@@ -14,11 +14,13 @@ mod join;
 mod note;
 mod passage;
 mod redirect;
+mod refused;
 mod relay;
 mod roll;
 mod standing;
 mod state;
 mod transaction;
+mod vouch;
 
 pub(super) use roll::words;
 
@@ -43,6 +45,7 @@ use held::Hold;
 use roll::is_published;
 use state::Stream;
 use transaction::Transaction;
+use vouch::Vouched;
 
 /// Why a stay on one node ended.
 enum Flow {
@@ -209,8 +212,21 @@ impl Session {
         self.tell_unserved(stream);
         self.provide_streamed(stream, node).await?;
         let door = Rc::clone(&self.door);
-        let sending = stream.send(lease, self.profile.resp, &door, node);
-        Ok(matches!(self.while_primary(node, sending).await?, Some(Ok(()))))
+        loop {
+            let sending = stream.send(lease, self.profile.resp, &door, node);
+            let sent = self.while_primary(node, sending).await?;
+            if std::mem::take(&mut stream.wrote) {
+                self.wrote_at = node.term;
+            }
+            if !matches!(sent, Some(Ok(()))) {
+                return Ok(false);
+            }
+            match self.vouch(stream, lease, node).await? {
+                Vouched::Now => {}
+                Vouched::NotYet => return Ok(true),
+                Vouched::Lost => return Ok(false),
+            }
+        }
     }
 
     /// Both directions at once, until the stay ends.
@@ -260,6 +276,7 @@ impl Session {
                     Err(error) => stream.malformed = Some(error),
                 },
                 arrival = lease.conn().arrival(whole) => match arrival {
+                    Ok(arrival) if self.was_refused(stream, backend, &arrival) => return Ok(Flow::Lost),
                     Ok(arrival) if self.believes(stream, backend, &arrival) => {
                         self.pass_on(stream, arrival).await?;
                     }

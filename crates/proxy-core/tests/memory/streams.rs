@@ -10,6 +10,8 @@ use crate::common::world::{HOLD, NO_PRIMARY, UNKNOWN, run, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
 const INVALIDATE_ALL: &str = ">[invalidate nil]";
+/// What goes before WAIT, so that it covers what was written over other connections.
+const MARK: &str = "PUBLISH __slipring:wait";
 
 #[test]
 fn whoever_subscribes_in_a_transaction_streams_from_exec_on() {
@@ -430,4 +432,91 @@ fn an_exec_that_was_lost_leaves_nothing_watched() {
         assert_eq!(told.matches(UNKNOWN).count(), 3, "{told}");
         assert_eq!(client.ask("MULTI; SET k w; EXEC").await, "+OK +QUEUED [+OK]");
     });
+}
+
+#[test]
+fn wait_covers_what_a_session_wrote_before_it_streamed_and_after() {
+    for (before, marks) in [
+        ("SET k v; HELLO 3; CLIENT TRACKING ON", 1),
+        ("HELLO 3; CLIENT TRACKING ON; SET k v", 1),
+        ("HELLO 3; CLIENT TRACKING ON; MULTI; INCR n; EXEC", 1),
+        ("HELLO 3; CLIENT TRACKING ON; GET k; MULTI; DISCARD", 0),
+        // It streams no longer.
+        ("HELLO 3; SUBSCRIBE s; SET k v; UNSUBSCRIBE s", 1),
+    ] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask(before).await;
+            world.a.once("WAIT", Fault::Answer(":1\r\n"));
+            assert_eq!(client.ask("ECHO a; WAIT 1 0; ECHO b").await, "a :1 b", "{before}");
+            let received = world.a.received("");
+            let at = |prefix| received.iter().position(|line| line.text.starts_with(prefix));
+            assert_eq!(world.a.received(MARK).len(), marks, "{before}");
+            assert!(at(MARK) < at("WAIT"), "{before}");
+        });
+    }
+}
+
+#[test]
+fn wait_of_a_streaming_session_counts_no_replicas_of_another_primary() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; CLIENT TRACKING ON; SET k v").await;
+        world.switch();
+        assert_eq!(client.reply().await, INVALIDATE_ALL);
+        assert_eq!(client.ask("WAIT 1 0; WAITAOF 1 1 0").await, ":0 [:0 :0]");
+        assert_eq!(world.b.received("WAIT").len(), 0);
+        world.b.once("WAIT", Fault::Answer(":1\r\n"));
+        assert_eq!(client.ask("SET k v; WAIT 1 0").await, "+OK :1");
+    });
+}
+
+#[test]
+fn wait_of_a_streaming_session_that_may_not_publish_says_so() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; CLIENT TRACKING ON; SET k v").await;
+        let refusal = "-NOPERM no\r\n";
+        world.a.once(MARK, Fault::Answer(refusal));
+        assert_eq!(client.ask("WAIT 1 0; GET k").await, "-NOPERM no v");
+        assert_eq!(world.a.received("WAIT").len(), 0);
+    });
+}
+
+#[test]
+fn what_a_demoted_node_refuses_a_streaming_session_waits_for_the_next_primary() {
+    for temper in [Temper::Replica, Temper::Loading, Temper::MasterDown] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask("HELLO 3; CLIENT TRACKING ON").await;
+            world.a.become_a(temper);
+            client.send("INCR n").await;
+            settle().await;
+            world.switch();
+            let mut reply = client.reply().await;
+            while reply == INVALIDATE_ALL {
+                reply = client.reply().await;
+            }
+            assert_eq!(reply, ":1", "{temper:?}");
+            assert_eq!(world.a.executed("INCR n").len(), 0);
+        });
+    }
+}
+
+#[test]
+fn what_is_refused_for_ever_or_in_front_of_others_is_told() {
+    let refused = "-READONLY You can't write against a read only replica.";
+    for line in ["INCR n", "EVAL s 0", "INCR n; GET k"] {
+        run(async |world| {
+            let mut client = world.client();
+            client.ask("HELLO 3; CLIENT TRACKING ON").await;
+            world.a.become_a(Temper::Replica);
+            client.send(line).await;
+            let mut reply = client.reply().await;
+            while reply == INVALIDATE_ALL {
+                reply = client.reply().await;
+            }
+            assert_eq!(reply, refused, "{line}");
+        });
+    }
 }

@@ -22,9 +22,6 @@ use crate::metrics::{CloseReason, LeaseReason, Outcome};
 use crate::route;
 use crate::session::{Close, Session, rearm};
 
-/// PUBLISH reaches the replicas and changes nothing.
-const WAIT_MARK: &[u8] = b"*3\r\n$7\r\nPUBLISH\r\n$15\r\n__slipring:wait\r\n$0\r\n\r\n";
-
 /// How one attempt ended.
 pub(super) enum Attempt {
     /// The client has its answer.
@@ -135,7 +132,7 @@ impl Session {
             if marks {
                 // A fresh connection's replication offset is 0, and WAIT would lie: a propagated no-op makes it
                 // cover all that this session has written.
-                conn.send(WAIT_MARK).await?;
+                conn.send(rearm::WAIT_MARK).await?;
                 let (kind, reply) = conn.reply().await?;
                 if kind.is_error() {
                     return Ok(Some(reply));

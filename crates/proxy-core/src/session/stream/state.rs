@@ -59,6 +59,10 @@ pub(super) struct Stream {
     pub(super) former: Option<HostPort>,
     /// Commands that it was sent and that are not answered yet.
     carried: usize,
+    /// The connection covers what the session has written: the WAIT in front may be sent.
+    pub(super) vouched: bool,
+    /// What was sent may have written.
+    pub(super) wrote: bool,
 }
 
 /// A command on its way.
@@ -67,7 +71,8 @@ pub(super) struct Pending {
     pub(super) fate: Fate,
     /// When a blocking command was sent first.
     pub(super) since: Option<Instant>,
-    resends: u8,
+    /// How often it has travelled again.
+    pub(super) resends: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,9 +87,9 @@ pub(super) enum Fate {
 
 const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
-/// How often a subscription may lose its connection before it is confirmed, so that one that its node does not
-/// survive is not carried on for ever.
-const LOSSES_BORNE: u8 = 16;
+/// How often a subscription may lose its connection before it is confirmed, or a command be refused, so that one that
+/// its node does not survive is not carried on for ever.
+pub(super) const LOSSES_BORNE: u8 = 16;
 
 // === impl Stream ===
 
@@ -109,6 +114,8 @@ impl Stream {
             passing: false,
             former: None,
             carried: 0,
+            vouched: false,
+            wrote: false,
         }
     }
 
@@ -165,13 +172,7 @@ impl Stream {
         door: &Door,
         node: &NodeKey,
     ) -> io::Result<()> {
-        let may_leave = |next: &Pending| {
-            door.fleet.is_serving() || next.fate != Fate::Unsent || !waits_for_primary(&next.command)
-        };
-        while !self.waits_for_answer()
-            && !self.transaction.is_unserved()
-            && self.outbox.front().is_some_and(may_leave)
-        {
+        while self.may_send(door.fleet.is_serving()) {
             if let Some(client) = self.next().and_then(redirect::target) {
                 redirect::summon(client, door, node).await;
             }
@@ -198,12 +199,23 @@ impl Stream {
             next.fate = Fate::Sent;
             let class = next.command.spec().class;
             self.altered |= class != Class::Subscription && !class.is_shared();
+            self.note_sent(&next.command);
             if !is_unanswered(&next.command) {
                 self.pending.push_back(next);
             }
             lease.conn().send(&frame).await?;
         }
         Ok(())
+    }
+
+    /// What waits in front may be sent now.
+    fn may_send(&self, is_serving: bool) -> bool {
+        let waits = |next: &Pending| {
+            let for_primary = !is_serving && waits_for_primary(&next.command);
+            next.fate == Fate::Unsent && (for_primary || self.is_unvouched(&next.command))
+        };
+        let blocked = self.waits_for_answer() || self.transaction.is_unserved();
+        !blocked && self.outbox.front().is_some_and(|next| !waits(next))
     }
 
     /// Which command a frame of the node is the last of the answers to; none, if more follow, or if nobody asked.
@@ -335,6 +347,7 @@ impl Stream {
         self.left = None;
         self.executing.clear();
         self.passing = false;
+        self.vouched = false;
         if self.instead.take().is_some()
             && let Some(exec) = self.pending.back_mut()
         {
