@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::common::node::Temper;
 use crate::common::world::{guard, run, run_with, settle};
+use crate::profiles::{NOAUTH, with_passwords};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -172,5 +173,25 @@ fn whoever_has_presented_the_password_need_not_again() {
         assert_eq!(world.upgrade().await, 2);
         assert_eq!(known.ask("GET k").await, "nil");
         assert!(nobody.ask("GET k").await.starts_with("-NOAUTH"));
+    });
+}
+
+#[test]
+fn whoever_the_node_has_proven_stays_that_user_and_nobody_stays_nobody() {
+    run(async |world| {
+        with_passwords(world).await;
+        let (mut ann, mut bob, mut nobody) = (world.client(), world.client(), world.client());
+        assert_eq!(ann.ask("AUTH ann a1").await, "+OK");
+        assert_eq!(bob.ask("AUTH bob b1").await, "+OK");
+        bob.ask("HELLO 3").await;
+        assert_eq!(nobody.ask("GET k").await, NOAUTH);
+        assert_eq!(world.upgrade().await, 3);
+        assert_eq!(ann.ask("INCR n").await, ":1");
+        assert_eq!(bob.ask("INCR n").await, ":2");
+        assert_eq!(nobody.ask("INCR n").await, NOAUTH);
+        let users = world.a.executed("INCR n").into_iter().map(|line| line.user);
+        assert_eq!(users.collect::<Vec<_>>(), ["ann", "bob"]);
+        assert_eq!(bob.ask("SUBSCRIBE c").await, ">[subscribe c :1]");
+        assert_eq!(ann.ask("SUBSCRIBE c").await, "[subscribe c :1]");
     });
 }

@@ -8,11 +8,11 @@ use sentinel_watcher::{Credentials, Secret};
 use crate::common::node::Fault;
 use crate::common::world::{World, guard, run, run_late, run_with, settle};
 
-const NOAUTH: &str = "-NOAUTH Authentication required.";
+pub(crate) const NOAUTH: &str = "-NOAUTH Authentication required.";
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.";
 
 /// Both nodes know the default user and two more; the proxy has had time to learn it.
-async fn with_passwords(world: &World) {
+pub(crate) async fn with_passwords(world: &World) {
     for node in [&world.a, &world.b] {
         for (user, password) in [("default", "pw"), ("ann", "a1"), ("bob", "b1")] {
             node.require(user, password);
