@@ -179,21 +179,16 @@ pub fn build(
         last_id: AtomicU64::new(0),
         doors,
     });
-    let worker = |(number, inbox)| {
-        let listeners = listeners.iter().map(Listener::share).collect::<io::Result<_>>()?;
+    let workers = receivers.into_iter().enumerate().map(|(number, inbox)| {
         Ok(Worker {
             number,
             shared: Arc::clone(&shared),
-            listeners,
+            listeners: listeners.iter().map(Listener::share).collect::<io::Result<_>>()?,
             inbox,
             dial: Arc::clone(&dial),
         })
-    };
-    let workers = receivers
-        .into_iter()
-        .enumerate()
-        .map(worker)
-        .collect::<io::Result<_>>()?;
+    });
+    let workers = workers.collect::<io::Result<_>>()?;
     let handle = Handle {
         shared,
         draining,

@@ -111,36 +111,9 @@ impl Session {
                 let line = self.client.line(&fields(&judged), Instant::now());
                 self.text(&mut out, &line);
             }
-            "client|list" => {
-                let upstream = self.door.fleet.upstream();
-                let Some((mut filter, skips)) = Filter::read(upstream, command.args().skip(2)) else {
-                    return Ok(Error::Unsupported("this option of CLIENT LIST").reply());
-                };
-                if skips == Some(true) {
-                    filter = filter.without(self.id);
-                }
-                let fields = self.fields().await?;
-                let list = self
-                    .gathered(|roster| async move { roster.list(filter, fields).await })
-                    .await?;
-                self.text(&mut out, &list);
-            }
+            "client|list" => return self.list(command).await,
             "client|kill" => return self.kill(command).await,
-            "client|unblock" => {
-                let unblock = Unblock {
-                    id: number(argument).unwrap_or_default(),
-                    upstream: self.door.fleet.upstream(),
-                    way: match command.arg(3) {
-                        Some(way) if way.eq_ignore_ascii_case(b"error") => Way::Error,
-                        _ => Way::Timeout,
-                    },
-                    asker: Profile::clone(&self.profile),
-                };
-                let unblocked = self
-                    .gathered(|roster| async move { roster.unblock(unblock).await })
-                    .await?;
-                write::integer(&mut out, i64::from(unblocked));
-            }
+            "client|unblock" => return self.unblock(command).await,
             // Only as elements of EXEC's answer.
             "client|pause" | "client|unpause" => {
                 let before = self.door.fleet.paused();
@@ -149,6 +122,43 @@ impl Session {
             }
             _ => return Ok(judged),
         }
+        Ok(out.freeze())
+    }
+
+    /// CLIENT LIST.
+    async fn list(&mut self, command: &Command<Bytes>) -> Result<Bytes, Close> {
+        let upstream = self.door.fleet.upstream();
+        let Some((mut filter, skips)) = Filter::read(upstream, command.args().skip(2)) else {
+            return Ok(Error::Unsupported("this option of CLIENT LIST").reply());
+        };
+        if skips == Some(true) {
+            filter = filter.without(self.id);
+        }
+        let fields = self.fields().await?;
+        let list = self
+            .gathered(|roster| async move { roster.list(filter, fields).await })
+            .await?;
+        let mut out = BytesMut::new();
+        self.text(&mut out, &list);
+        Ok(out.freeze())
+    }
+
+    /// CLIENT UNBLOCK.
+    async fn unblock(&mut self, command: &Command<Bytes>) -> Result<Bytes, Close> {
+        let unblock = Unblock {
+            id: command.arg(2).and_then(number).unwrap_or_default(),
+            upstream: self.door.fleet.upstream(),
+            way: match command.arg(3) {
+                Some(way) if way.eq_ignore_ascii_case(b"error") => Way::Error,
+                _ => Way::Timeout,
+            },
+            asker: Profile::clone(&self.profile),
+        };
+        let unblocked = self
+            .gathered(|roster| async move { roster.unblock(unblock).await })
+            .await?;
+        let mut out = BytesMut::new();
+        write::integer(&mut out, i64::from(unblocked));
         Ok(out.freeze())
     }
 

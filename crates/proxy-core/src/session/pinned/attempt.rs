@@ -232,12 +232,7 @@ impl Session {
     ) -> Result<Attempt, Close> {
         let mut applied = self.door.fleet.applied();
         let mut passing = false;
-        // Of a module's command it is only known that it may block.
-        let module = command.spec().class == Class::Unknown && stay.reason == LeaseReason::Blocking;
-        let waits = call.unblocks || module || stay.reason == LeaseReason::Paused;
-        if waits || command.spec().class == Class::Wait {
-            self.client.face_mut().doing().blocked = stay.blocked();
-        }
+        let waits = self.begin_to_wait(stay, command, call);
         let client = Rc::clone(&self.client);
         let may_leave = call.unblocks && stay.lets_go_of(command);
         loop {
@@ -266,14 +261,7 @@ impl Session {
                 }
             };
             match arrival {
-                Ok(Arrival::Part(_))
-                    if call
-                        .node
-                        .as_ref()
-                        .is_some_and(|link| !self.door.fleet.is_primary(&link.node)) =>
-                {
-                    stay.lose();
-                }
+                Ok(Arrival::Part(_)) if self.has_moved_on(call) => stay.lose(),
                 Ok(Arrival::Part(part)) => {
                     passing = true;
                     self.client.push(&part);
@@ -300,6 +288,24 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Whether the node may let the client wait for the answer as long as it likes: others can see it then, and unblock it.
+    fn begin_to_wait(&self, stay: &mut Stay, command: &Command<Bytes>, call: &Call) -> bool {
+        let class = command.spec().class;
+        // Of a module's command it is only known that it may block.
+        let module = class == Class::Unknown && stay.reason == LeaseReason::Blocking;
+        let waits = call.unblocks || module || stay.reason == LeaseReason::Paused;
+        if waits || class == Class::Wait {
+            self.client.face_mut().doing().blocked = stay.blocked();
+        }
+        waits
+    }
+
+    /// The node that was asked is the primary no longer.
+    fn has_moved_on(&self, call: &Call) -> bool {
+        let node = call.node.as_ref();
+        node.is_some_and(|link| !self.door.fleet.is_primary(&link.node))
     }
 
     /// The blocked client is gone, and the node is told so in front of all that others push from here on: over their
