@@ -32,6 +32,30 @@ pub enum Case {
     GetPipelinedWatched,
     /// GET and SET by turns in pipelines of 16: no two like ones stand side by side.
     Mixed,
+    /// MSET of ten keys, of 50 clients at once.
+    Mset,
+    /// GET of values of 1 KiB, of 50 clients at once.
+    GetKib,
+    /// The same with SET.
+    SetKib,
+    /// A client that comes, asks for one thing and goes.
+    Churn,
+    /// MULTI, two SETs and EXEC in one write: one block.
+    Block,
+    /// BLPOP, which borrows a connection of its own.
+    Lease,
+}
+
+/// What goes through a worker in one round.
+struct Traffic {
+    clients: usize,
+    value_bytes: usize,
+    /// What each client sends in one write.
+    requests: Vec<u8>,
+    /// What it is answered with.
+    replies: String,
+    /// How many commands that are.
+    commands: usize,
 }
 
 /// Commands in one run of a case.
@@ -40,16 +64,16 @@ pub const COMMANDS: usize = 800;
 /// A case with all that it needs.
 pub struct Prepared {
     case: Case,
-    input: Vec<u8>,
-    reply_bytes: usize,
-    rounds: usize,
-    bench: Option<Bench>,
+    /// What a case without a worker looks at.
+    input: String,
+    worker: Option<(Traffic, Bench)>,
 }
 
-const GET: &str = "*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000001\r\n";
-const SET: &str = "*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000001\r\n$16\r\nxxxxxxxxxxxxxxxx\r\n";
-const VALUE: &str = "$16\r\nxxxxxxxxxxxxxxxx\r\n";
+const KEY: &str = "key:000000000001";
 const OK: &str = "+OK\r\n";
+
+/// Bytes of a short value.
+const SHORT: usize = 16;
 
 /// Long and short, early and late in the alphabet, in the cases that clients send them in.
 const NAMES: [&[u8]; 8] = [
@@ -67,7 +91,7 @@ const NAMES: [&[u8]; 8] = [
 
 impl Case {
     /// Each of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Scan,
         Self::Lookup,
         Self::Split,
@@ -78,6 +102,12 @@ impl Case {
         Self::GetFrom50Watched,
         Self::GetPipelinedWatched,
         Self::Mixed,
+        Self::Mset,
+        Self::GetKib,
+        Self::SetKib,
+        Self::Churn,
+        Self::Block,
+        Self::Lease,
     ];
 
     /// Its name on a command line.
@@ -94,6 +124,12 @@ impl Case {
             Self::GetFrom50Watched => "get-c50-watched",
             Self::GetPipelinedWatched => "get-p16-watched",
             Self::Mixed => "mixed-p16",
+            Self::Mset => "mset-c50",
+            Self::GetKib => "get-1k-c50",
+            Self::SetKib => "set-1k-c50",
+            Self::Churn => "churn",
+            Self::Block => "multi",
+            Self::Lease => "lease",
         }
     }
 
@@ -102,27 +138,65 @@ impl Case {
     /// # Errors
     /// When its worker cannot be built.
     pub fn prepare(self) -> Result<Prepared> {
-        let (clients, request, reply, at_once) = match self {
-            Self::Scan => (0, [GET, SET].concat(), String::new(), COMMANDS / 2),
-            Self::Lookup => (0, String::new(), String::new(), COMMANDS),
-            Self::Split => (0, [VALUE, OK].concat(), String::new(), COMMANDS / 2),
-            Self::Get => (1, GET.to_owned(), VALUE.to_owned(), 1),
-            Self::Set => (1, SET.to_owned(), OK.to_owned(), 1),
-            Self::GetFrom50 | Self::GetFrom50Watched => (50, GET.to_owned(), VALUE.to_owned(), 1),
-            Self::GetPipelined | Self::GetPipelinedWatched => (1, GET.to_owned(), VALUE.to_owned(), 16),
-            Self::Mixed => (1, [GET, SET].concat(), [VALUE, OK].concat(), 8),
+        let worker = match self.traffic() {
+            Some(traffic) => {
+                let bench = Bench::start(traffic.clients, traffic.value_bytes, self.watch())?;
+                Some((traffic, bench))
+            }
+            None => None,
         };
-        let commands = if self == Self::Mixed { 2 * at_once } else { at_once };
+        let pair = match self {
+            Self::Scan => request(&["GET", KEY]) + &request(&["SET", KEY, "xxxxxxxxxxxxxxxx"]),
+            Self::Split => value(SHORT) + OK,
+            _ => String::new(),
+        };
         Ok(Prepared {
             case: self,
-            input: request.repeat(at_once).into_bytes(),
-            reply_bytes: reply.len() * at_once,
-            rounds: COMMANDS / (commands * clients.max(1)),
-            bench: if clients == 0 {
-                None
-            } else {
-                Some(Bench::start(clients, self.watch())?)
-            },
+            input: pair.repeat(COMMANDS / 2),
+            worker,
+        })
+    }
+
+    /// What goes through a worker, where the case has one.
+    fn traffic(self) -> Option<Traffic> {
+        let get = request(&["GET", KEY]);
+        let set = |len| request(&["SET", KEY, &"x".repeat(len)]);
+        let (clients, value_bytes, requests, replies, commands) = match self {
+            Self::Scan | Self::Lookup | Self::Split => return None,
+            Self::Get | Self::Churn => (1, SHORT, get, value(SHORT), 1),
+            Self::Set => (1, SHORT, set(SHORT), OK.to_owned(), 1),
+            Self::GetFrom50 | Self::GetFrom50Watched => (50, SHORT, get, value(SHORT), 1),
+            Self::GetPipelined | Self::GetPipelinedWatched => {
+                (1, SHORT, get.repeat(16), value(SHORT).repeat(16), 16)
+            }
+            Self::Mixed => {
+                let (requests, replies) = (get + &set(SHORT), value(SHORT) + OK);
+                (1, SHORT, requests.repeat(8), replies.repeat(8), 16)
+            }
+            Self::Mset => {
+                let pairs = [KEY, "xxxxxxxxxxxxxxxx"].repeat(10);
+                (
+                    50,
+                    SHORT,
+                    request(&[&["MSET"], &pairs[..]].concat()),
+                    OK.to_owned(),
+                    1,
+                )
+            }
+            Self::GetKib => (50, 1 << 10, get, value(1 << 10), 1),
+            Self::SetKib => (50, SHORT, set(1 << 10), OK.to_owned(), 1),
+            Self::Block => {
+                let requests = [request(&["MULTI"]), set(SHORT).repeat(2), request(&["EXEC"])];
+                (1, SHORT, requests.concat(), OK.repeat(4), 4)
+            }
+            Self::Lease => (1, SHORT, request(&["BLPOP", KEY, "0"]), OK.to_owned(), 1),
+        };
+        Some(Traffic {
+            clients,
+            value_bytes,
+            requests: requests.into_bytes(),
+            replies,
+            commands,
         })
     }
 
@@ -146,14 +220,23 @@ impl Prepared {
     /// # Errors
     /// When something else comes out than what goes in.
     pub fn run(&mut self) -> Result<()> {
-        match &mut self.bench {
-            Some(bench) => bench.exchange(&self.input, self.reply_bytes, self.rounds),
-            None => self.run_alone(),
+        let Some((traffic, bench)) = &mut self.worker else {
+            return self.run_alone();
+        };
+        let (requests, reply_bytes) = (&traffic.requests, traffic.replies.len());
+        let rounds = COMMANDS / (traffic.commands * traffic.clients);
+        if self.case != Case::Churn {
+            return bench.exchange(requests, reply_bytes, rounds);
         }
+        for _ in 0..rounds {
+            bench.exchange(requests, reply_bytes, 1)?;
+            bench.renew();
+        }
+        Ok(())
     }
 
     fn run_alone(&self) -> Result<()> {
-        let mut left = self.input.as_slice();
+        let mut left = self.input.as_bytes();
         let mut found = 0;
         match self.case {
             Case::Lookup => {
@@ -184,4 +267,13 @@ impl Prepared {
         ensure!(found == COMMANDS, "{found} of {COMMANDS}");
         Ok(())
     }
+}
+
+fn request(words: &[&str]) -> String {
+    let words = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+    format!("*{}\r\n", words.len()) + &words.collect::<String>()
+}
+
+fn value(len: usize) -> String {
+    format!("${len}\r\n{}\r\n", "x".repeat(len))
 }

@@ -30,14 +30,12 @@ use crate::floor::scan::Scan;
 /// What a connection holds that its reader has not read yet.
 const WINDOW_BYTES: usize = 256 << 10;
 
-/// Bytes of the values that the node answers with.
-const VALUE_BYTES: usize = 16;
-
 /// A worker, and clients that it serves.
 pub struct Bench {
     runtime: Runtime,
     local: LocalSet,
     clients: Vec<DuplexStream>,
+    door: Door,
     scratch: Box<[u8]>,
     /// While these live, the worker goes on.
     _kept: (TopologyPublisher, Handle),
@@ -56,16 +54,20 @@ struct Knocks {
 struct Knock(DuplexStream);
 
 /// Each dial finds a node of its own.
-struct ToNode;
+struct ToNode {
+    /// Bytes of the values that it answers with.
+    value_bytes: usize,
+}
 
 // === impl Bench ===
 
 impl Bench {
-    /// Starts the worker, which looks out for what `watch` says, and connects so many clients.
+    /// Starts the worker, which looks out for what `watch` says, before a node with values of `value_bytes`, and connects
+    /// so many clients.
     ///
     /// # Errors
     /// When the worker cannot be built.
-    pub fn start(clients: usize, watch: Watch) -> Result<Self> {
+    pub fn start(clients: usize, value_bytes: usize, watch: Watch) -> Result<Self> {
         // The clock moves only while nobody has anything to do: nothing happens by time.
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -93,7 +95,8 @@ impl Bench {
         };
         let (workers, handle) = {
             let _entered = runtime.enter();
-            build(settings, vec![upstream], vec![listener], Arc::new(ToNode)).context("the worker")?
+            let node = Arc::new(ToNode { value_bytes });
+            build(settings, vec![upstream], vec![listener], node).context("the worker")?
         };
         for worker in workers {
             local.spawn_local(worker.run());
@@ -111,9 +114,17 @@ impl Bench {
             runtime,
             local,
             clients: (0..clients).map(|_| door.knock()).collect(),
+            door,
             scratch: vec![0; WINDOW_BYTES].into(),
             _kept: (publisher, handle),
         })
+    }
+
+    /// All clients hang up, and as many others come.
+    pub fn renew(&mut self) {
+        for client in &mut self.clients {
+            *client = self.door.knock();
+        }
     }
 
     /// Each client sends `requests`; returns once each has had `reply_bytes` of replies, `rounds` times over.
@@ -167,8 +178,8 @@ impl Bench {
 }
 
 /// Answers all that it is asked, until the connection ends.
-async fn serve(mut stream: DuplexStream) -> io::Result<()> {
-    let canned = Canned::new(VALUE_BYTES);
+async fn serve(mut stream: DuplexStream, value_bytes: usize) -> io::Result<()> {
+    let canned = Canned::new(value_bytes);
     let mut scan = Scan::default();
     let mut input = vec![0; WINDOW_BYTES];
     let mut owed: Vec<(Answer, usize)> = Vec::new();
@@ -242,7 +253,7 @@ impl Dial for ToNode {
     fn dial<'a>(&'a self, _: &'a HostPort) -> Dialing<'a> {
         Box::pin(async {
             let (ours, theirs) = duplex(WINDOW_BYTES);
-            tokio::task::spawn_local(serve(theirs));
+            tokio::task::spawn_local(serve(theirs, self.value_bytes));
             Ok(Box::new(ours) as BoxIo)
         })
     }

@@ -14,7 +14,7 @@ fn allocations(bench: &mut Bench, requests: &[u8], reply_bytes: usize, rounds: u
 
 fn check(clients: usize, set: bool, pipeline: usize) -> Result<()> {
     const ROUNDS: usize = 100;
-    let mut bench = Bench::start(clients, Watch::default())?;
+    let mut bench = Bench::start(clients, 16, Watch::default())?;
     let (requests, reply_bytes) = Bench::requests(set, pipeline);
     bench.exchange(&requests, reply_bytes, ROUNDS)?;
     let few = allocations(&mut bench, &requests, reply_bytes, ROUNDS)?;
@@ -42,7 +42,7 @@ fn a_command_allocates_nothing() -> Result<()> {
 /// The counter counts: a reply written by the session itself is an allocation of its own.
 #[test]
 fn what_allocates_is_seen() -> Result<()> {
-    let mut bench = Bench::start(1, Watch::default())?;
+    let mut bench = Bench::start(1, 16, Watch::default())?;
     let asked = b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n";
     bench.exchange(asked, b":1\r\n".len(), 10)?;
     let seen = allocations(&mut bench, asked, b":1\r\n".len(), 100)?;
