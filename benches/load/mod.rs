@@ -23,6 +23,7 @@ mod sample;
 mod syscalls;
 mod thresholds;
 mod through;
+mod unread;
 mod usage;
 mod workload;
 
@@ -64,6 +65,11 @@ pub fn run(options: &Options) -> Result<Verdict> {
                 let result = through::run(&lab, options, &interrupt)?;
                 println!("{}", report::through_table(&result));
                 report.through = result;
+            }
+            Kind::Unread => {
+                let result = unread::run(&lab, options, &interrupt)?;
+                println!("{}", report::unread_table(&result));
+                report.unread = result;
             }
             Kind::Fairness => {
                 let result = fairness::run(&lab, options, &interrupt)?;

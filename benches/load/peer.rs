@@ -50,7 +50,7 @@ impl Peer {
             }
             Kind::Idle => self != Self::Traced,
             Kind::Through => !matches!(self, Self::Direct | Self::Floor | Self::Traced),
-            Kind::Fairness => !matches!(self, Self::Floor | Self::Traced),
+            Kind::Fairness | Kind::Unread => !matches!(self, Self::Floor | Self::Traced),
         }
     }
 }

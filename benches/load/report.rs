@@ -17,6 +17,7 @@ use super::rounds::{FrontResult, WorkloadResult};
 use super::sample::{Sample, median};
 use super::syscalls;
 use super::through::ThroughResult;
+use super::unread::UnreadResult;
 
 /// Everything measured, as it goes into the JSON file.
 #[derive(Debug, Serialize)]
@@ -33,6 +34,7 @@ pub(super) struct Report {
     pub(super) idle: Vec<IdleResult>,
     pub(super) through: Vec<ThroughResult>,
     pub(super) fairness: Vec<FairnessResult>,
+    pub(super) unread: Vec<UnreadResult>,
 }
 
 #[derive(Debug, Serialize)]
@@ -65,6 +67,7 @@ impl Report {
             idle: Vec::new(),
             through: Vec::new(),
             fairness: Vec::new(),
+            unread: Vec::new(),
         }
     }
 
@@ -230,6 +233,32 @@ pub(super) fn through_table(results: &[ThroughResult]) -> String {
                 most(result.read_peak_bytes)
             ),
         };
+    }
+    out
+}
+
+/// The table of the workload `unread`.
+pub(super) fn unread_table(results: &[UnreadResult]) -> String {
+    let clients = results.first().map_or(0, |result| result.clients);
+    let mut out =
+        format!("{clients} clients that ask for much and read nothing, and a GET beside them (unread)\n");
+    let _ = writeln!(
+        out,
+        "  {:<11} {:>10} {:>9} {:>15} {:>14} {:>17}",
+        "front", "MiB before", "most MiB", "kernel's TCP MiB", "first GET ms", "median of 100, ms"
+    );
+    for result in results {
+        let _ = writeln!(
+            out,
+            "  {:<11} {:>10.1} {:>9.1} {:>15.1} {:>14.1} {:>17.2} {}",
+            result.peer,
+            mib(result.rest_bytes as f64),
+            mib(result.peak_bytes as f64),
+            mib(result.kernel_bytes as f64),
+            result.first_ms,
+            result.median_ms,
+            result.failure.as_deref().unwrap_or_default()
+        );
     }
     out
 }

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Through,
     /// Small requests beside a client that asks for much: latency.
     Fairness,
+    /// Small requests beside many clients that read nothing: memory, and latency.
+    Unread,
 }
 
 /// The parameters of one redis-benchmark run.
@@ -122,6 +124,11 @@ pub(super) const ALL: &[Workload] = &[
         name: "fairness",
         title: "small requests beside a client that asks for much",
         kind: Kind::Fairness,
+    },
+    Workload {
+        name: "unread",
+        title: "small requests beside 1,000 clients that read nothing",
+        kind: Kind::Unread,
     },
 ];
 

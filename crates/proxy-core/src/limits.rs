@@ -22,6 +22,11 @@ pub(crate) const OUTPUT_STALL_BYTES: usize = 1 << 20;
 /// The same where memory is short: what is left of `--max-memory`, divided by this.
 pub(crate) const OUTPUT_SHARES: usize = 64;
 
+/// Output that the kernel takes of one client before it is sent; past it, it waits here, where all of this is bounded. The
+/// kernel's own bound is some megabytes on loopback, and a thousand clients that read nothing fill with it all that it has
+/// for TCP: nobody is served then.
+pub(crate) const OUTPUT_UNSENT_BYTES: u32 = 256 << 10;
+
 /// Output waiting for one subscriber or monitor; past it the client is closed, as `client-output-buffer-limit
 /// pubsub 32mb` does on Redis.
 pub(crate) const OUTPUT_PUSH_BYTES: usize = 32 << 20;

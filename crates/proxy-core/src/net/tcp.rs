@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{self, Handle};
 
 use super::{Accepted, Address, Incoming, Listen, Opening};
+use crate::limits;
 
 /// Connections over TCP, without delay, with keepalive.
 #[derive(Clone, Debug)]
@@ -81,12 +82,14 @@ impl TcpListen {
     }
 
     /// Takes a socket that listens already and does not block. What is set on it, those that it accepts have: to set it
-    /// on each would take five system calls a client.
+    /// on each would take six system calls a client.
     pub(super) fn from_std(socket: std::net::TcpListener) -> io::Result<Self> {
         let address = socket.local_addr()?;
         let listening = socket2::SockRef::from(&socket);
         listening.set_tcp_nodelay(true)?;
         set_keepalive(&listening, KEEPALIVE)?;
+        // A kernel that does not know it keeps its own bound.
+        let _ = listening.set_tcp_notsent_lowat(limits::OUTPUT_UNSENT_BYTES);
         Ok(Self {
             socket,
             registered: None,
@@ -227,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "this is the seam")]
-    async fn a_client_has_no_delay_and_the_keepalive_that_is_set() {
+    async fn a_client_has_no_delay_a_bound_and_the_keepalive_that_is_set() {
         for (set, expected) in [(300, Some(300)), (60, Some(60)), (0, None)] {
             let mut listen = TcpListen::bind(SocketAddr::from(([0, 0, 0, 0], 0))).unwrap();
             let port = listen.address().inet().unwrap().port();
@@ -238,6 +241,7 @@ mod tests {
             let socket = opened(accepted, Duration::from_secs(set)).await;
             assert!(socket.nodelay().unwrap());
             let socket = socket2::SockRef::from(&socket);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), limits::OUTPUT_UNSENT_BYTES);
             let alive = socket.keepalive().unwrap();
             let time = alive.then(|| socket.tcp_keepalive_time().unwrap().as_secs());
             assert_eq!(time, expected);

@@ -1,0 +1,118 @@
+//! The workload `unread`: what a thousand clients that ask for much and read nothing cost a front, the kernel, and one that
+//! works beside them.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use testkit::Client;
+use testkit::client::encode;
+
+use super::front::Front;
+use super::interrupt::Interrupt;
+use super::lab::{KEY, Lab};
+use super::options::Options;
+use super::peer::Peer;
+use super::progress::progress;
+use super::sample::median;
+use super::usage::{peak_bytes, resident_bytes};
+use super::workload::{Kind, Transport};
+
+/// One front beside which nobody reads.
+#[derive(Debug, Serialize)]
+pub(super) struct UnreadResult {
+    pub(super) peer: Peer,
+    pub(super) clients: usize,
+    /// Resident memory before, and the most that it was.
+    pub(super) rest_bytes: u64,
+    pub(super) peak_bytes: u64,
+    /// What the kernel had for TCP in the end, beyond what it had before.
+    pub(super) kernel_bytes: u64,
+    /// How long the first GET beside them took, and the median of the others.
+    pub(super) first_ms: f64,
+    pub(super) median_ms: f64,
+    pub(super) failure: Option<String>,
+}
+
+const CLIENTS: usize = 1000;
+
+/// What each of them asks for: values of 64 KiB, 3.8 MiB in all.
+const VALUE_BYTES: usize = 64 << 10;
+const VALUES: usize = 60;
+
+/// GETs beside them, one after the other.
+const PROBES: usize = 100;
+
+/// How long the first may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures the fronts one after the other, each started afresh.
+pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<UnreadResult>> {
+    let mut results = Vec::new();
+    for peer in options.peers_facing(&Kind::Unread) {
+        progress(&format!("unread: {peer}"));
+        lab.fill(VALUE_BYTES)?;
+        let front = Front::start(lab, peer, VALUE_BYTES, Transport::Plain)?;
+        let mut result = UnreadResult {
+            peer,
+            clients: CLIENTS,
+            rest_bytes: resident_bytes(front.pid)?,
+            peak_bytes: 0,
+            kernel_bytes: 0,
+            first_ms: 0.0,
+            median_ms: 0.0,
+            failure: None,
+        };
+        if let Err(e) = measure(&front, &mut result) {
+            interrupt.check()?;
+            result.failure = Some(format!("{e:#}"));
+        }
+        result.peak_bytes = peak_bytes(front.pid)?;
+        results.push(result);
+    }
+    lab.fill(16)?;
+    progress("");
+    Ok(results)
+}
+
+fn measure(front: &Front, result: &mut UnreadResult) -> Result<()> {
+    let mut beside = Client::connect(front.address)?;
+    beside.set_timeout(PATIENCE)?;
+    let mut hoards = (0..CLIENTS)
+        .map(|_| TcpStream::connect(front.address))
+        .collect::<Result<Vec<_>, _>>()?;
+    let before = kernel_bytes()?;
+    let requests = encode(&["GET", KEY]).repeat(VALUES);
+    for hoard in &mut hoards {
+        hoard.write_all(&requests)?;
+    }
+    let mut ask = || -> Result<f64> {
+        let sent = Instant::now();
+        let reply = beside.command(&["GET", "unread:nothing"])?;
+        ensure!(reply.error().is_none(), "{reply:?}");
+        Ok(sent.elapsed().as_secs_f64() * 1000.0)
+    };
+    result.first_ms = ask().context("the first GET beside them")?;
+    let mut later = Vec::new();
+    for _ in 0..PROBES {
+        later.push(ask()?);
+        thread::sleep(Duration::from_millis(50));
+    }
+    result.median_ms = median(later);
+    result.kernel_bytes = kernel_bytes()?.saturating_sub(before);
+    Ok(())
+}
+
+/// What the kernel has for TCP, of the whole machine.
+fn kernel_bytes() -> Result<u64> {
+    const PAGE_BYTES: u64 = 4096;
+    let sockets = fs::read_to_string("/proc/net/sockstat")?;
+    let row = sockets.lines().find_map(|line| line.strip_prefix("TCP: "));
+    let pages = row.and_then(|row| row.rsplit(' ').next());
+    let pages: u64 = pages.context("no TCP in /proc/net/sockstat")?.trim().parse()?;
+    Ok(pages * PAGE_BYTES)
+}
