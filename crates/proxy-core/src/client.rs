@@ -15,10 +15,10 @@ mod hush;
 mod order;
 mod output;
 mod passage;
+mod rare;
 mod ticket;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use resp_codec::CommandId;
 use sentinel_watcher::BoxIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,6 +37,7 @@ use crate::metrics::{Cells, CloseReason, Counter, Side};
 use face::Face;
 pub(crate) use hush::Hush;
 pub(crate) use order::Order;
+use rare::Rare;
 pub(crate) use ticket::{Before, Returned, Shape, Ticket};
 
 /// One client's connection. Shared by its session and the muxes that answer it.
@@ -83,17 +84,6 @@ struct State {
     broken_by: CloseReason,
     wants: Wants,
     order: Option<Order>,
-}
-
-/// What a client has none of for most of its time. Boxed, for it is a third of what an idle one would cost.
-#[derive(Default)]
-struct Rare {
-    /// Replies that came before their turn, by sequence number.
-    parked: VecDeque<(u64, Bytes)>,
-    /// Commands to be sent again, by sequence number.
-    returned: VecDeque<Returned>,
-    /// Whoever waits for `output` to fall below its bounds.
-    feeders: Vec<Waker>,
 }
 
 /// What the session's task sleeps for, besides its socket.
@@ -353,15 +343,6 @@ impl Client {
         self.state.borrow().wrote_before > seq
     }
 
-    /// The commands to be sent again, in order.
-    #[must_use]
-    pub(crate) fn take_returned(&self) -> VecDeque<Returned> {
-        let state = &mut *self.state.borrow_mut();
-        let returned = state.rare.as_mut().map(|rare| std::mem::take(&mut rare.returned));
-        state.forget_rare();
-        returned.unwrap_or_default()
-    }
-
     /// Why nothing can be written any more, if so.
     #[must_use]
     pub(crate) fn broken(&self) -> Option<CloseReason> {
@@ -395,6 +376,7 @@ impl State {
                 self.next - self.head < limits::PIPELINE_DEPTH
                     && self.in_flight_bytes < limits::PIPELINE_BYTES
                     && !self.is_unread()
+                    && !self.has_feeders()
             }
             Wants::RoomOrExcess => self.is_unread() || self.has(Wants::Room),
             Wants::Landed => self.in_flight == 0,
@@ -423,33 +405,9 @@ impl State {
     fn fail(&mut self) {
         self.io = None;
         self.output = BytesMut::new();
-        if let Some(rare) = &mut self.rare {
-            rare.parked.clear();
-        }
+        self.forget_parked();
         self.wake();
         self.wake_feeders();
-    }
-
-    fn wake_feeders(&mut self) {
-        let Some(rare) = &mut self.rare else { return };
-        for feeder in rare.feeders.drain(..) {
-            feeder.wake();
-        }
-        self.forget_rare();
-    }
-
-    fn rare_mut(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
-    fn forget_rare(&mut self) {
-        self.rare
-            .take_if(|rare| rare.parked.is_empty() && rare.returned.is_empty() && rare.feeders.is_empty());
-    }
-
-    /// The place of the first command that is to be sent again.
-    fn first_returned(&self) -> Option<u64> {
-        Some(self.rare.as_ref()?.returned.front()?.seq)
     }
 
     /// Writes `bytes` to the socket, or behind what waits for it.
@@ -478,6 +436,7 @@ impl State {
 
     /// Writes what waits. True: nothing waits any more.
     fn flush(&mut self) -> bool {
+        let waited = !self.output.is_empty();
         while !self.output.is_empty() {
             let mut output = std::mem::take(&mut self.output);
             let Some(taken) = self.write(&output) else {
@@ -493,7 +452,7 @@ impl State {
             self.output = BytesMut::new();
         }
         if !self.is_unread() {
-            if self.rare.is_some() {
+            if waited {
                 self.wake_feeders();
             }
             self.wake_if_wanted();
@@ -543,26 +502,10 @@ impl State {
                 self.unpark();
             }
         } else if self.io.is_some() {
-            let parked = &mut self.rare_mut().parked;
-            let at = parked.partition_point(|(seq, _)| *seq < first);
-            parked.insert(at, (first, Bytes::copy_from_slice(bytes)));
-            for offset in 1..count {
-                parked.insert(at + offset as usize, (first + offset, Bytes::new()));
-            }
+            self.park(first, count, bytes);
         } else {
             self.head += count;
         }
         self.wake_if_wanted();
-    }
-
-    /// Replies whose turn has come leave, too.
-    fn unpark(&mut self) {
-        while let Some(rare) = &mut self.rare
-            && let Some((_, bytes)) = rare.parked.pop_front_if(|(seq, _)| *seq == self.head)
-        {
-            self.head += 1;
-            self.put(&bytes);
-        }
-        self.forget_rare();
     }
 }

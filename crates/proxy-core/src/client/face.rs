@@ -104,6 +104,9 @@ pub(crate) enum Kind {
     Primary,
 }
 
+/// What Redis keeps of replies in a buffer of the client's own, and in each block behind that.
+const REPLY_BUFFER_BYTES: usize = 16 << 10;
+
 // === impl Face ===
 
 impl Face {
@@ -291,6 +294,7 @@ impl Client {
         let nothing = Doing::default();
         let doing = face.doing.as_deref().unwrap_or(&nothing);
         let library = face.library.as_deref();
+        let past_the_buffer = state.output.len().saturating_sub(REPLY_BUFFER_BYTES);
         let seconds = |since| now.saturating_duration_since(since).as_secs().to_string();
         let number = |number: usize| number.to_string();
         let text = match name {
@@ -310,11 +314,13 @@ impl Client {
             b"ssub" => number(doing.shard_channels),
             b"multi" => doing.queued.map_or_else(|| "-1".to_owned(), number),
             b"watch" => number(doing.watched),
-            b"qbuf" => number(doing.query.0),
+            b"qbuf" => number(doing.query.0.max(state.kept_bytes())),
             b"argv-mem" => number(doing.query.1),
-            b"qbuf-free" | b"multi-mem" | b"rbs" | b"rbp" | b"oll" | b"omem" => number(0),
-            b"obl" => number(state.output.len()),
-            b"tot-mem" => number(size_of::<Client>() + state.output.len()),
+            b"qbuf-free" | b"multi-mem" | b"rbs" | b"rbp" => number(0),
+            b"obl" => number(state.output.len().min(REPLY_BUFFER_BYTES)),
+            b"oll" => number(past_the_buffer.div_ceil(REPLY_BUFFER_BYTES)),
+            b"omem" => number(past_the_buffer),
+            b"tot-mem" => number(size_of::<Client>() + state.hoarded_bytes()),
             b"events" => if state.output.is_empty() { "r" } else { "rw" }.to_owned(),
             b"cmd" => self.last.get().map_or("NULL", named).to_owned(),
             b"redir" => (-1).to_string(),

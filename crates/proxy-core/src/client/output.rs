@@ -1,17 +1,28 @@
-//! How much waits for a client to take it.
+//! How much waits for a client to take it, and behind that.
 
 use std::task::Context;
 
-use super::Client;
+use super::{Client, State};
 use crate::limits;
 use crate::memory::Memory;
 
 impl Client {
-    /// So much output waits, `spare` bytes past its share of what is left of memory, that whoever produces it must pause.
-    /// Wakes `cx` when it has fallen.
-    pub(crate) fn is_stalled(&self, cx: &Context<'_>, memory: &Memory, spare: usize) -> bool {
+    /// So much waits for the client, `spare` bytes past its share of what is left of memory, that whoever produces the
+    /// reply at `seq` must pause. What came before its turn counts as long as that reply is one of those, and so do the
+    /// `begun` bytes of it. Wakes `cx` when that has changed.
+    pub(super) fn is_stalled(
+        &self,
+        (seq, begun): (u64, usize),
+        cx: &Context<'_>,
+        memory: &Memory,
+        spare: usize,
+    ) -> bool {
         let state = &mut *self.state.borrow_mut();
-        let unread = state.output.len();
+        let early = match &state.rare {
+            None if begun == 0 => 0,
+            _ => state.early_bytes(seq, begun),
+        };
+        let unread = state.output.len() + early;
         let stalled = unread >= limits::SHED_BYTES && unread >= memory.share() + spare && state.io.is_some();
         if stalled {
             let feeders = &mut state.rare_mut().feeders;
@@ -33,11 +44,27 @@ impl Client {
         self.state.borrow().output.len()
     }
 
-    /// Bytes of replies that it has not taken, those that came before their turn among them.
+    /// Bytes that would be gone with it: of replies that it has not taken, those that came before their turn among them,
+    /// and of requests that wait behind those, or behind a blocked one.
     #[must_use]
-    pub(crate) fn unread_bytes(&self) -> usize {
-        let state = self.state.borrow();
-        let parked = state.rare.iter().flat_map(|rare| &rare.parked);
-        state.output.len() + parked.map(|(_, reply)| reply.len()).sum::<usize>()
+    pub(crate) fn hoarded_bytes(&self) -> usize {
+        self.state.borrow().hoarded_bytes()
+    }
+}
+
+impl State {
+    /// What waits for an earlier reply, where the one at `seq` does, too, and `begun` bytes of it are here.
+    #[cold]
+    fn early_bytes(&self, seq: u64, begun: usize) -> usize {
+        match self.first_returned() {
+            // What is to be sent again goes only once all others have come.
+            Some(returned) if returned < seq => 0,
+            _ if seq == self.head => 0,
+            _ => begun + self.parked_bytes(),
+        }
+    }
+
+    pub(super) fn hoarded_bytes(&self) -> usize {
+        self.output.len() + self.parked_bytes() + self.kept_bytes()
     }
 }

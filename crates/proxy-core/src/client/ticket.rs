@@ -152,10 +152,11 @@ impl Ticket {
         self.client.state.borrow().head == self.seq
     }
 
-    /// Too much output waits for this client. Wakes `cx` when that has changed.
+    /// Too much waits for this client to have more of its reply, of which `begun` bytes are here. Wakes `cx` when that has
+    /// changed.
     #[must_use]
-    pub(crate) fn is_stalled(&self, cx: &Context<'_>, memory: &Memory, spare: usize) -> bool {
-        self.client.is_stalled(cx, memory, spare)
+    pub(crate) fn is_stalled(&self, begun: usize, cx: &Context<'_>, memory: &Memory, spare: usize) -> bool {
+        self.client.is_stalled((self.seq, begun), cx, memory, spare)
     }
 
     /// Bytes this client has taken so far; how a slow client is told from a stuck one.
@@ -203,6 +204,7 @@ impl Ticket {
                 before,
             },
         );
+        state.wake_feeders();
         state.wake();
     }
 }

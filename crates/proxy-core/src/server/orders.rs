@@ -83,22 +83,22 @@ impl Running {
         }
     }
 
-    /// Closes those who have the most unread output, until `bytes` of it are gone.
+    /// Closes those who have the most unread output and kept input, until `bytes` of it are gone.
     fn shed(&self, bytes: usize) {
         let clients = self.clients.borrow();
         let mut hoards: Vec<_> = clients
             .iter()
             .filter(|(_, client)| !client.must_go())
-            .map(|(_, client)| (client.unread_bytes(), client))
-            .filter(|(unread, _)| *unread >= limits::SHED_BYTES)
+            .map(|(_, client)| (client.hoarded_bytes(), client))
+            .filter(|(hoarded, _)| *hoarded >= limits::SHED_BYTES)
             .collect();
-        hoards.sort_by_key(|(unread, _)| std::cmp::Reverse(*unread));
+        hoards.sort_by_key(|(hoarded, _)| std::cmp::Reverse(*hoarded));
         let mut gone = 0;
-        for (unread, client) in hoards {
+        for (hoarded, client) in hoards {
             if gone >= bytes {
                 break;
             }
-            gone += unread;
+            gone += hoarded;
             client.give_order(Order::Close(CloseReason::Memory));
         }
     }

@@ -180,6 +180,7 @@ impl Session {
 
     pub(super) fn poll_broken_within(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<Close> {
         self.client.register(cx);
+        self.client.keeps(self.input.len());
         let _ = self.client.poll_flush();
         if let Some(reason) = self.client.broken() {
             return Poll::Ready(Close(reason));

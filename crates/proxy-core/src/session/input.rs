@@ -55,6 +55,12 @@ impl Session {
 
     /// One read into `input`.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let filled = self.poll_append(cx);
+        self.client.keeps(self.input.len());
+        filled
+    }
+
+    fn poll_append(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         let worker = Rc::clone(&self.door.worker);
         let scratch = &mut *worker.scratch.borrow_mut();
         let mut buf = ReadBuf::new(scratch);
@@ -128,6 +134,7 @@ impl Session {
         if !input.is_empty() {
             self.input = input;
         }
+        self.client.keeps(self.input.len());
         if matches!(stop, Stop::Dry) {
             self.reading = self.reading.scanned();
         }

@@ -1,7 +1,7 @@
 //! CLIENT means this proxy's clients, whichever worker serves them.
 
 use crate::common::node::Fault;
-use crate::common::world::{World, run, run_with, settle};
+use crate::common::world::{World, run, run_late, run_with, settle};
 use testkit::sim::client::Client;
 
 /// The client's own id.
@@ -102,6 +102,32 @@ fn a_killed_client_takes_its_blocked_command_with_it() {
             assert_eq!(world.a.list("l"), ["a"]);
         },
     );
+}
+
+/// As on Redis: a buffer of 16 KiB, blocks behind that, and the requests that nobody has looked at.
+#[test]
+fn what_waits_for_a_client_and_behind_it_is_shown() {
+    const BUFFER: usize = 16 << 10;
+    let line = "$51\r\nid=3 qbuf=26 obl=0 oll=0 omem=0 tot-mem=0 events=r\n\r\n";
+    let prepare = |world: &World| world.a.once("cLiEnT INFO", Fault::Answer(line));
+    run_late(prepare, async |world| {
+        world.a.put("x", &[b'v'; 100_000]);
+        let (mut slow, mut other) = (world.narrow_client(1000), world.client());
+        let id = id_of(&mut slow).await;
+        slow.send("GET x; BLPOP l 0").await;
+        settle().await;
+        slow.send_bytes(&b"*1\r\n$4\r\nPING\r\n".repeat(10_000)).await;
+        settle().await;
+        let line = other.ask(&format!("CLIENT LIST ID {id}")).await;
+        let number = |name| field(line.trim_end(), name).parse::<usize>().unwrap();
+        let (kept, past) = (number("qbuf"), number("omem"));
+        assert_eq!((number("obl"), field(line.trim_end(), "events")), (BUFFER, "rw"));
+        let unread = 100_000 - BUFFER;
+        assert!((unread - 2000..unread).contains(&past), "{line}");
+        assert_eq!(number("oll"), past.div_ceil(BUFFER));
+        assert_eq!(kept, 140_000, "{line}");
+        assert!(number("tot-mem") > BUFFER + past + kept, "{line}");
+    });
 }
 
 #[test]

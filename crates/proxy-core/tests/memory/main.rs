@@ -6,7 +6,9 @@
 mod blocking;
 mod clients;
 mod common;
+mod early;
 mod entry;
+mod fair;
 mod faults;
 mod large;
 mod lookout;

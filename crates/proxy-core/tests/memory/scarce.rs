@@ -123,7 +123,43 @@ fn who_has_the_most_unread_output_makes_room() {
     });
 }
 
+/// What a client has sent and nobody has looked at counts as its unread replies do.
+#[test]
+fn who_keeps_the_most_input_makes_room() {
+    run_with(limited, async |world| {
+        world.a.put("big", &[b'v'; 50_000]);
+        let mut other = world.client();
+        assert_eq!(other.ask("PING").await, "+PONG");
+        let (mut little, mut much, mut most) = (world.client(), world.client(), world.narrow_client(1000));
+        let requests = |bytes: usize| "*2\r\n$3\r\nGET\r\n$1\r\nx\r\n".repeat(bytes / 20).into_bytes();
+        for (client, bytes) in [(&mut little, 200_000), (&mut much, 800_000)] {
+            client.send("BLPOP q 0").await;
+            client.send_bytes(&requests(bytes)).await;
+        }
+        most.send(&["GET big"; 8].join("; ")).await;
+        settle().await;
+        most.send_bytes(&requests(600_000)).await;
+        settle().await;
+        let closed = || world.metric("slipring_clients_closed_total", "memory");
+        for (client, count) in [(&mut most, 1.0), (&mut much, 2.0)] {
+            assert_eq!(measured(world, LIMIT + 1), Pressure::Over(1));
+            settle().await;
+            assert_eq!(closed(), count, "one is enough");
+            client.is_closed().await;
+        }
+        assert_eq!(measured(world, LIMIT), Pressure::Tight);
+        assert_eq!(other.ask("RPUSH q v").await, ":1");
+        assert_eq!(little.replies(2).await, "[q v] nil", "it is served on");
+        settle().await;
+        measured(world, LIMIT + (1 << 30));
+        settle().await;
+        assert_eq!(closed(), 2.0, "what was kept and is done with counts no more");
+    });
+}
+
 /// What may wait for each follows from what is left, so that many who read nothing stay within the limit.
+///
+/// Guards `OUTPUT_SHARES`.
 #[test]
 fn the_less_is_left_the_less_waits_for_who_does_not_read() {
     const CLIENTS: usize = 10;

@@ -36,6 +36,8 @@ struct Wires {
     blocked: BTreeSet<(Arc<str>, Arc<str>)>,
     latency: Duration,
     jitter_millis: u64,
+    /// Bytes that a host takes of those who dial it before it has read any.
+    window: usize,
     rng: Rng,
 }
 
@@ -91,6 +93,7 @@ impl Network {
             blocked: BTreeSet::new(),
             latency,
             jitter_millis,
+            window: WINDOW_BYTES,
             rng,
         })))
     }
@@ -162,6 +165,11 @@ impl Network {
         wires.cables.iter().for_each(|cable| cable.slow(latency));
     }
 
+    /// What hosts take of those who dial them from now on, before they have read any of it.
+    pub fn widen(&self, window: usize) {
+        self.wires().window = window;
+    }
+
     /// One in `times` of the connections between two hosts breaks: what is on its way is lost, both ends are told.
     pub fn reset(&self, from: &str, to: &str, times: u64) {
         let wires = &mut *self.wires();
@@ -185,7 +193,8 @@ impl Network {
             Manner::Refuse => return Some(Err(io::ErrorKind::ConnectionRefused.into())),
             Manner::Swallow => return None,
         };
-        let (near, far) = wires.join(from, &to.host, WINDOW_BYTES);
+        let window = wires.window;
+        let (near, far) = wires.join(from, &to.host, window);
         let taken = connections.send(far).is_ok();
         Some(
             taken

@@ -51,6 +51,16 @@ impl Replies {
         self.passed > 0 || !self.pieces.is_empty()
     }
 
+    /// Bytes here of a reply that is not passed on.
+    pub(super) fn begun_bytes(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// What is here of the reply under way is not wanted any more, nor is its rest.
+    pub(super) fn forget_begun(&mut self) {
+        self.pieces = BytesMut::new();
+    }
+
     /// The first part of a large reply has been passed on.
     pub(super) fn is_passing(&self) -> bool {
         self.passed > 0
@@ -326,12 +336,15 @@ impl State {
             return;
         }
         replies.pieces.extend_from_slice(part);
+        // What a node refuses of a block, it refuses before the last reply, or in it.
         let large = replies.pieces.len() > limits::REPLY_WHOLE_BYTES
-            && shape.replies == 1
-            && !matches!(replies.pieces.first(), Some(b'-' | b'!' | b'>'));
+            && replies.frames + 1 == shape.replies
+            && !replies.refused
+            && !matches!(replies.pieces.get(replies.frame_start), Some(b'-' | b'!' | b'>'));
         if large && ticket.is_next() && !ticket.is_behind_returned() {
             ticket.part(&replies.pieces);
             replies.passed = std::mem::take(&mut replies.pieces).len();
+            replies.frame_start = 0;
         }
     }
 }

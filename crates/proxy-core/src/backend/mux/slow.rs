@@ -25,9 +25,10 @@ impl State {
     pub(super) fn is_stalled(&mut self, cx: &Context<'_>, link: &Link) -> bool {
         let stalls = |state: &Self, spare| {
             let front = state.front();
-            front.is_some_and(|ticket| ticket.is_stalled(cx, &link.memory, spare))
+            let begun = state.replies.begun_bytes();
+            front.is_some_and(|ticket| ticket.is_stalled(begun, cx, &link.memory, spare))
         };
-        // The reply under way may end, where all others are put off.
+        // A reply under way to the client may end, where all others are put off.
         if !stalls(self, 0) || self.put_off_front(link) && !stalls(self, limits::OUTPUT_SOFT_BYTES) {
             self.stuck = None;
             return false;
@@ -76,14 +77,15 @@ impl State {
     }
 
     /// Puts off what the client in front has asked for, if others wait behind that and it is reads alone. True: nothing
-    /// of it is left here but the reply under way.
+    /// of it is left here but the reply under way, if that is on its way to the client.
     #[cold]
     fn put_off_front(&mut self, link: &Link) -> bool {
         let Some(front) = self.front().filter(|front| self.is_waited_for(front)) else {
             return false;
         };
         let client = front.client_address();
-        let first = usize::from(self.replies.is_under_way());
+        let stays = self.replies.is_passing() || self.replies.is_under_way() && front.is_next();
+        let first = usize::from(stays);
         let is_alone = |at: usize, entry: &InFlight| at < first && entry.unanswered() == 1;
         let mut its_own = self
             .entries
@@ -93,8 +95,10 @@ impl State {
         if !its_own.all(|(at, entry)| is_alone(at, entry) || may_be_asked_again(entry.shape)) {
             return false;
         }
-        if first == 1 {
+        if stays {
             self.part_with_rest_of_front();
+        } else {
+            self.replies.forget_begun();
         }
         for at in first..self.entries.len() {
             if self.entries.get(at).is_some_and(|entry| entry.is_of(client)) {

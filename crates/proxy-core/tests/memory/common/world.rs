@@ -2,7 +2,7 @@
 //! anything to do.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,6 +21,7 @@ use sentinel_watcher::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
@@ -48,6 +49,7 @@ pub(crate) const NO_PRIMARY: &str =
 pub(crate) struct World {
     pub(crate) a: Node,
     pub(crate) b: Node,
+    network: Network,
     doors: [Door; 4],
     handle: Handle,
     publisher: RefCell<TopologyPublisher>,
@@ -129,6 +131,19 @@ pub(crate) async fn settle() {
     sleep(Duration::from_millis(2)).await;
 }
 
+/// Lets everybody else who is ready go first.
+async fn next_turn() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        match std::mem::replace(&mut waited, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
 /// A client's connection on its way.
 struct Arrived(BoxIo);
 
@@ -208,6 +223,7 @@ impl World {
         Self {
             a,
             b,
+            network,
             doors,
             handle,
             publisher: RefCell::new(publisher),
@@ -322,6 +338,35 @@ impl World {
     fn publish(&self, shard: Shard) {
         *self.shard.borrow_mut() = shard.clone();
         self.publisher.borrow_mut().publish(shard);
+    }
+
+    /// Connections to nodes carry so much from now on before any of it is read.
+    pub(crate) fn widen(&self, window: usize) {
+        self.network.widen(window);
+    }
+
+    /// The most that is read from `side` within what happens now before somebody else has a turn.
+    pub(crate) async fn most_in_a_turn(&self, side: &'static str) -> f64 {
+        let metrics = self.handle.metrics();
+        let received = move || {
+            let families = metrics.gather();
+            let family = families
+                .iter()
+                .find(|family| family.name() == "slipring_received_bytes_total");
+            family.map_or(0.0, |family| sum(family, side))
+        };
+        let (mut most, mut before) = (0.0_f64, received());
+        let (sender, told) = oneshot::channel();
+        spawn(async move {
+            for _ in 0..400 {
+                next_turn().await;
+                let now = received();
+                most = most.max(now - before);
+                before = now;
+            }
+            let _ = sender.send(most);
+        });
+        told.await.unwrap()
     }
 
     /// What has been suspected since this was asked last.

@@ -1,0 +1,119 @@
+//! One client that asks for much, or sends much at once or hardly anything, has its turn and no more.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::common::world::{run, settle};
+
+const BIG: usize = 10 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Guards that a request enters a shared connection whole.
+#[test]
+fn half_a_request_stalls_nobody() {
+    run(async |world| {
+        let (mut half, mut other) = (world.client(), world.client());
+        let request = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\nhalf";
+        for (byte, asked) in request.iter().zip(1..) {
+            half.send_bytes(&[*byte]).await;
+            let started = Instant::now();
+            assert_eq!(other.ask("INCR n").await, format!(":{asked}"));
+            assert!(started.elapsed() < SECOND / 50, "{:?}", started.elapsed());
+            sleep(SECOND).await;
+        }
+        drop(half);
+        settle().await;
+        assert_eq!(world.a.received("SET").len(), 0);
+    });
+}
+
+/// Guards `PIPELINE_DEPTH` and `GROUP_COMMANDS`.
+#[test]
+fn a_deep_pipeline_has_its_turn_and_no_more() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let (mut deep, mut other) = (world.narrow_client(8 << 20), world.client());
+        assert_eq!(deep.ask("GET x").await, "1");
+        deep.send(&vec!["GET x"; 50_000].join("; ")).await;
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let ahead = world.a.executed("GET x").len();
+        assert!(ahead < 5_000, "{ahead} commands of another came first");
+        for _ in 0..50_000 {
+            assert_eq!(deep.reply().await, "1");
+        }
+    });
+}
+
+/// Guards `PIPELINE_BYTES`.
+#[test]
+fn a_deep_pipeline_of_large_requests_is_read_no_further_than_its_bound() {
+    run(async |world| {
+        let mut deep = world.client();
+        assert_eq!(deep.ask("GET x").await, "nil");
+        world.a.freeze();
+        let value = vec![b'v'; 100_000];
+        let writing = async {
+            for _ in 0..100 {
+                deep.send_words(&[b"SET", b"k", &value]).await;
+            }
+        };
+        let stuck = timeout(SECOND / 2, writing).await;
+        assert!(stuck.is_err(), "10 MB of unanswered requests were taken");
+        let received = world.metric("slipring_received_bytes_total", "client");
+        assert!(received < 1_500_000.0, "{received}");
+    });
+}
+
+/// Whoever has much to be read, it is read by turns: what a client sends at once, or a node.
+///
+/// Guards `READS_PER_TURN` of each of them, and `SCRATCH_BYTES`.
+#[test]
+fn nobody_has_more_than_a_turn() {
+    /// A turn is of 512 KiB; whoever looks on may miss one or two.
+    const TURN: f64 = 3.0 * 524_288.0;
+    run(async |world| {
+        world.widen(8 << 20);
+        world.a.put("big", &vec![b'v'; BIG]);
+        let mut client = world.narrow_client(16 << 20);
+        client.send("GET big").await;
+        let most = world.most_in_a_turn("node").await;
+        assert!(most < TURN, "{most} bytes of a value");
+        assert_eq!(client.frame().await.len(), BIG + 13);
+
+        client.send_bytes(&b"\r\n".repeat(1_000_000)).await;
+        let most = world.most_in_a_turn("client").await;
+        assert!(most < TURN, "{most} bytes of requests");
+
+        client.send_words(&[b"SET", b"big", &vec![b'v'; BIG]]).await;
+        let most = world.most_in_a_turn("client").await;
+        assert!(most < TURN, "{most} bytes of a large request");
+        assert_eq!(client.reply().await, "+OK");
+
+        let mut unread = world.narrow_client(2 << 20);
+        unread.send("GET big").await;
+        settle().await;
+        unread.send_bytes(&vec![b' '; 2 << 20]).await;
+        let most = world.most_in_a_turn("client").await;
+        assert!(most < TURN, "{most} bytes behind what is unread");
+    });
+}
+
+/// Guards `PIPELINE_DEPTH` of a session that streams.
+#[test]
+fn who_is_subscribed_has_no_deeper_pipeline_than_others() {
+    run(async |world| {
+        let mut deep = world.client();
+        assert_eq!(deep.ask("SUBSCRIBE s").await, "[subscribe s :1]");
+        world.a.freeze();
+        let before = world.metric("slipring_sent_bytes_total", "node");
+        deep.send(&vec!["PING"; 4000].join("; ")).await;
+        settle().await;
+        let sent = world.metric("slipring_sent_bytes_total", "node") - before;
+        assert!(sent < 20_000.0, "{sent} bytes of 56,000");
+        world.a.thaw();
+        for _ in 0..4000 {
+            assert_eq!(deep.reply().await, "[pong ]");
+        }
+    });
+}
