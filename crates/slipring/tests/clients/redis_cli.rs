@@ -24,7 +24,8 @@ on_each_server! {
             ensure!(said.contains(expected), "{mode:?}: {said}");
         }
         dump(flavor, &proxy)?;
-        left_no_trace(&proxy)
+        left_no_trace(&proxy)?;
+        orders(flavor, &proxy)
     }
 
     fn goes_on_through_a_failover(flavor: Flavor) -> Result<()> {
@@ -91,6 +92,46 @@ fn typed(flavor: Flavor, proxy: &Proxy) -> Result<()> {
         typed.says(answer)?;
     }
     typed.finish()?;
+    Ok(())
+}
+
+/// PROXY, as redis-cli shows it to a person: numbered lines, as they are, without quotes and escapes.
+fn orders(flavor: Flavor, proxy: &Proxy) -> Result<()> {
+    let answers = [
+        ("HELP", "PROXY FAILOVER [MASTER]"),
+        ("SHOW CLIENTS", "id="),
+        ("SHOW POOLS", "role=primary"),
+        ("SHOW TOPOLOGY", "master=mymaster phase=serving"),
+        ("SHOW FAILOVERS", "none since the start"),
+        ("SHOW CONFIG", "max-clients = 10000"),
+        ("SHOW STATS", "clients_accepted_total "),
+        ("KILL ADDR 127.0.0.1:1", "OK, 0 closed"),
+        ("PAUSE", "OK"),
+        ("RESUME", "OK"),
+        ("RECONNECT", "OK"),
+        ("RELOAD", "OK, nothing is changed"),
+        ("DRAIN", "OK"),
+    ];
+    // Over both protocols; what leaves a trace once.
+    for (protocol, answers) in [("-2", &answers[..8]), ("-3", &answers)] {
+        let mut operator = Programme::start(cli(flavor, proxy)?.args(["--no-raw", protocol]))?;
+        let orders: Vec<_> = answers
+            .iter()
+            .map(|(words, _)| format!("PROXY {words}"))
+            .collect();
+        operator.tell(&orders.join("\n"))?;
+        let mut said = operator.finish()?.into_iter();
+        for (words, expected) in answers {
+            let found = said.by_ref().find(|line| {
+                let numbered = line.trim_start().split_once(") ");
+                let plain = numbered.is_some_and(|(number, shown)| {
+                    number.parse::<u32>().is_ok() && !shown.contains(['"', '\\'])
+                });
+                plain && line.contains(expected)
+            });
+            ensure!(found.is_some(), "{words}: {:#?}", said.collect::<Vec<_>>());
+        }
+    }
     Ok(())
 }
 

@@ -32,7 +32,7 @@ fn a_node_with_a_wrong_certificate_is_told_nothing_until_it_has_a_right_one() ->
     }
     let (authority, stranger) = (Authority::new()?, Authority::new()?);
     let good = authority.leaf("node", "redis.test", false)?;
-    let (cluster, proxy) = behind_tls(&good, &authority.file(), "redis.test")?;
+    let (cluster, proxy) = behind_tls(&good, &authority.file(), "redis.test", None)?;
     proxy.wait_ready()?;
     let node = &cluster.shard().nodes[0];
     let mut client = proxy.client()?;

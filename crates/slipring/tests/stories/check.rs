@@ -50,6 +50,18 @@ fn status(cluster: &Cluster) -> Result<()> {
         right && known["ready"] == true && known["metrics"]["clients"] == 1.0,
         "{known}"
     );
+    ask(&mut client, "PROXY PAUSE")?;
+    proxy.process().wait_until("the pause", || {
+        let (right, screen) = slipring(&["status", "--metrics-listen", &at])?;
+        ensure!(
+            !right && screen.contains("NOT READY") && screen.contains("mymaster: moving"),
+            "{screen}"
+        );
+        Ok(())
+    })?;
+    let (right, json) = slipring(&["status", "--json", "--metrics-listen", &at])?;
+    let known: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(!right && known["ready"] == false, "{known}");
     let (right, said) = slipring(&["status", "--metrics-listen", "127.0.0.1:1"])?;
     ensure!(!right && said.contains("is slipring running"), "{said}");
     Ok(())

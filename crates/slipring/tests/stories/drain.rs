@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use testkit::client::Cause;
-use testkit::{Client, Cluster, Flavor, Load, on_each_server};
+use testkit::load::{History, Kind, Operation, Outcome};
+use testkit::{Client, Cluster, Flavor, Load, Node, on_each_server};
 
-use super::support::{PATIENCE, ask, before, says, slipring};
+use super::support::{PATIENCE, ask, before, command_stats, says, slipring};
 
 on_each_server! {
     fn requests_under_way_are_answered(flavor: Flavor) -> Result<()> {
@@ -74,6 +75,45 @@ on_each_server! {
         // A client may send while its connection is being closed; what was answered was answered rightly.
         ensure!(all.errors.is_empty() && all.unknown.is_empty() && all.stale == 0, "{all:?}");
         ensure!(all.acknowledged_writes > 200, "{all:?}");
-        Ok(())
+        nothing_under_way_was_dropped(&history, cluster.primary()?)
     }
+}
+
+/// What slipring has read is answered: the node has executed what was acknowledged, and nothing else. (A request that
+/// crosses the end of its connection is never read.)
+fn nothing_under_way_was_dropped(history: &History, node: &Node) -> Result<()> {
+    let told = |kinds: &[Kind]| {
+        let acknowledged = history
+            .operations
+            .iter()
+            .filter(|one| one.outcome == Outcome::Acknowledged);
+        acknowledged.filter(|one| kinds.contains(&one.kind)).count() as u64
+    };
+    let executed = command_stats(node)?;
+    for (name, kinds) in [
+        ("set", &[Kind::Set][..]),
+        ("rpush", &[Kind::Push, Kind::Enqueue, Kind::Transaction]),
+        ("incr", &[Kind::Count, Kind::Transaction]),
+        ("exec", &[Kind::Transaction]),
+        ("publish", &[Kind::Publish]),
+    ] {
+        let (executed, told) = (executed.get(name).copied().unwrap_or(0), told(kinds));
+        ensure!(
+            executed == told,
+            "{name}: executed {executed} times, acknowledged {told} times"
+        );
+    }
+    let answered = |one: &Operation| one.outcome == Outcome::Acknowledged;
+    let torn = history.operations.iter().find(|dropped| {
+        let mut together = history
+            .operations
+            .iter()
+            .filter(|one| (one.client, one.sent) == (dropped.client, dropped.sent));
+        !answered(dropped) && dropped.kind != Kind::Receive && together.any(answered)
+    });
+    ensure!(
+        torn.is_none(),
+        "sent in one write with what was answered: {torn:?}"
+    );
+    Ok(())
 }

@@ -20,7 +20,11 @@ struct Files {
 
 on_each_server! {
     fn what_can_change_does_and_nobody_notices(flavor: Flavor) -> Result<()> {
-        let cluster = Cluster::builder(flavor).nodes(2).sentinels(1).start()?;
+        let cluster = Cluster::builder(flavor)
+            .nodes(2)
+            .sentinels(1)
+            .sentinel_login(Login::password("watch"))
+            .start()?;
         for node in &cluster.shard().nodes {
             node.command(&words("ACL SETUSER app on >one ~* &* +@all"))?;
         }
@@ -40,6 +44,7 @@ on_each_server! {
 
         takes_effect(&files, &proxy, &mut operator, &mut old)?;
         passwords_rotate(&cluster, &files, &proxy, &mut operator, &mut old)?;
+        the_sentinels_password_rotates(&cluster, &files, &proxy, &mut operator)?;
         harm_is_refused(&files, &proxy, &mut operator)?;
         // Many in a row, with every connection made anew from other pools.
         for round in 0..40 {
@@ -53,7 +58,7 @@ on_each_server! {
         let verdict = history.verify(&mut cluster.primary()?.client()?)?;
         ensure!(verdict.is_clean(), "{verdict:?}");
         let all = history.phase(&verdict, history.started, history.ended);
-        ensure!(all.errors.is_empty() && all.unknown.is_empty() && all.stale == 0, "{all:?}");
+        ensure!(all.errors.is_empty() && all.unknown.is_empty() && all.dropped == 0 && all.stale == 0, "{all:?}");
         ends_as_last_told(&files, &proxy, &mut operator)
     }
 }
@@ -147,6 +152,40 @@ fn passwords_rotate(
     Ok(())
 }
 
+/// New connections to sentinels present the new one.
+fn the_sentinels_password_rotates(
+    cluster: &Cluster,
+    files: &Files,
+    proxy: &Proxy,
+    operator: &mut Client,
+) -> Result<()> {
+    let mut sentinel = cluster.sentinels[0].client()?;
+    says(&mut sentinel, "ACL SETUSER default >guard", "OK")?;
+    files.secret("sentinel", "guard")?;
+    ensure!(
+        reload(operator)? == "OK, changed: sentinel-password-file",
+        "named"
+    );
+    says(&mut sentinel, "ACL SETUSER default <watch", "OK")?;
+    let connections = || proxy.metric("slipring_sentinels", &["state=\"watching\""]);
+    // Whatever was made with the old one.
+    for kind in ["pubsub", "normal"] {
+        ask(&mut sentinel, &format!("CLIENT KILL TYPE {kind} SKIPME yes"))?;
+    }
+    proxy
+        .process()
+        .wait_until("the sentinel to be watched again", || {
+            let list = ask(&mut sentinel, "CLIENT LIST TYPE pubsub")?;
+            ensure!(
+                list.text().is_some_and(|list| list.contains("psub=1")),
+                "{list:?}"
+            );
+            ensure!(connections()? == 1.0, "not yet");
+            Ok(())
+        })?;
+    says(&mut sentinel, "ACL SETUSER default >watch", "OK")
+}
+
 /// Each of these leaves everything as it is.
 fn harm_is_refused(files: &Files, proxy: &Proxy, operator: &mut Client) -> Result<()> {
     let before = ask(operator, "PROXY SHOW CONFIG")?.texts();
@@ -202,6 +241,9 @@ fn harm_is_refused(files: &Files, proxy: &Proxy, operator: &mut Client) -> Resul
     files.secret("node", "wrong")?;
     instead("", "", "lock everybody out: 127.0.0.1:", operator)?;
     files.secret("node", "two")?;
+    files.secret("sentinel", "wrong")?;
+    instead("", "", "lose the sentinels: 127.0.0.1:", operator)?;
+    files.secret("sentinel", "guard")?;
     fs::remove_file(files.folder.path().join("slipring.toml"))?;
     proxy.process().signal(Signal::SIGHUP)?;
     proxy.process().wait_until("the refusal", || {
@@ -215,7 +257,7 @@ fn harm_is_refused(files: &Files, proxy: &Proxy, operator: &mut Client) -> Resul
     ensure!(before == after, "{before:?}\n{after:?}");
     let log = proxy.process().log();
     ensure!(
-        !["door", "gate", "two", "wrong"]
+        !["door", "gate", "two", "guard", "wrong"]
             .iter()
             .any(|secret| log.contains(&format!(" {secret}"))),
         "{log}"
@@ -240,6 +282,7 @@ impl Files {
         };
         files.secret("client", "door")?;
         files.secret("node", "one")?;
+        files.secret("sentinel", "watch")?;
         files.write("")?;
         Ok(files)
     }
@@ -265,10 +308,12 @@ impl Files {
             "max-clients = 500"
         };
         format!(
-            "sentinels = '{}'\nusername = 'app'\npassword-file = '{}'\nclient-password-file = '{}'\n{usual}\n\n{more}",
+            "sentinels = '{}'\nusername = 'app'\npassword-file = '{}'\nclient-password-file = '{}'\n{usual}\n\
+             sentinel-password-file = '{}'\n{more}",
             self.sentinels,
             self.path("node"),
             self.path("client"),
+            self.path("sentinel"),
         )
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use testkit::port::Port;
-use testkit::{Cluster, Flavor, on_each_server};
+use testkit::{Client, Cluster, Flavor, Node, on_each_server};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{
@@ -24,7 +25,7 @@ use tokio_rustls::rustls::{
     SupportedProtocolVersion,
 };
 
-use super::support::{PATIENCE, before, slipring};
+use super::support::{PATIENCE, ask, counts, says, slipring};
 
 /// An authority, and the folder that its certificates are written to.
 pub(crate) struct Authority {
@@ -65,6 +66,8 @@ impl Authority {
     /// One that is valid in these years.
     pub(crate) fn leaf_of(&self, file: &str, name: &str, years: Range<i32>) -> Result<Leaf> {
         let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        // Not the authority's: OpenSSL would take it for one that has signed itself.
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(years.start, 1, 1);
         params.not_after = date_time_ymd(years.end, 1, 1);
         let key = KeyPair::generate()?;
@@ -141,6 +144,7 @@ on_each_server! {
             .flag("--listen", &format!("tls:{}", port.address()))
             .flag("--listen-tls-cert-file", &format!("{},{}", text(&first.cert), text(&second.cert)))
             .flag("--listen-tls-key-file", &format!("{},{}", text(&first.key), text(&second.key)))
+            .flag("--listen-tls-server-name", "redis.test,other.test")
             .start()?;
 
         ensure!(proxy.client()?.command(&["PING"])?.text() == Some("PONG"), "the plain listener");
@@ -155,7 +159,7 @@ on_each_server! {
         // Clients get the certificate that bears the name they ask for.
         let both = rustls::DEFAULT_VERSIONS;
         ping(&mut connect(port.address(), &authority.file(), "other.test", None, both)?)?;
-        ensure!(ping(&mut connect(port.address(), &authority.file(), "third.test", None, both)?).is_err());
+        refuses(connect(port.address(), &authority.file(), "third.test", None, both)?, "AccessDenied")?;
 
         // Much at once, both ways: nothing stays behind in TLS' own buffers.
         let mut stream = connect(port.address(), &authority.file(), "redis.test", None, both)?;
@@ -171,10 +175,12 @@ on_each_server! {
         let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
         let (authority, stranger) = (Authority::new()?, Authority::new()?);
         let own = authority.leaf("own", "127.0.0.1", false)?;
-        let port = Port::free()?;
+        let (port, plain) = (Port::free()?, Port::free()?);
         let _proxy = slipring()
             .sentinels(&cluster)
-            .flag("--listen", &format!("tls:{}", port.address()))
+            .env("SLIPRING_LISTEN_TLS", "true")
+            .flag("--listen", &port.address().to_string())
+            .flag("--listen", &format!("tcp:{}", plain.address()))
             .flag("--listen-tls-cert-file", text(&own.cert))
             .flag("--listen-tls-key-file", text(&own.key))
             .flag("--listen-tls-ca-file", text(&authority.file()))
@@ -189,7 +195,7 @@ on_each_server! {
                 connect(port.address(), &authority.file(), "127.0.0.1", leaf.as_ref(), rustls::DEFAULT_VERSIONS)?;
             ensure!(ping(&mut stream).is_ok() == enters, "{what}");
         }
-        Ok(())
+        says(&mut Client::connect(plain.address())?, "PING", "PONG").context("tcp: is plain, whatever --listen-tls says")
     }
 
     fn certificates_are_renewed_while_clients_stay(flavor: Flavor) -> Result<()> {
@@ -209,6 +215,8 @@ on_each_server! {
         };
         let mut stays = connect(port.address(), &old.file(), "redis.test", None, rustls::DEFAULT_VERSIONS)?;
         ping(&mut stays)?;
+        let stranger = connect(port.address(), &old.file(), "other.test", None, rustls::DEFAULT_VERSIONS)?;
+        refuses(stranger, "not valid for name").context("who asks for a name that none bears is shown the first")?;
 
         let good = fs::read(&leaf.key)?;
         fs::write(&leaf.key, "no key at all")?;
@@ -231,19 +239,29 @@ on_each_server! {
         let cluster = Cluster::builder(flavor).nodes(1).sentinels(1).start()?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("slipring.sock");
-        let proxy = slipring().sentinels(&cluster).flag("--listen", &format!("unix:{}", text(&path))).start()?;
-        let mut stream = UnixStream::connect(&path)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"SET k 1\r\nINCR k\r\n")?;
-        let mut got = [0; 9];
-        stream.read_exact(&mut got)?;
-        ensure!(&got == b"+OK\r\n:2\r\n", "{}", String::from_utf8_lossy(&got));
-        proxy.terminate(PATIENCE)?;
-        // What a run left behind does not keep the next one from starting.
-        slipring().sentinels(&cluster).flag("--listen", &format!("unix:{}", text(&path))).start()?;
-        drop(before(&cluster)?);
+        for _ in 0..2 {
+            let proxy = slipring().sentinels(&cluster).flag("--listen", &format!("unix:{}", text(&path))).start()?;
+            let mut stream = UnixStream::connect(&path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"SET k 1\r\nINCR k\r\n")?;
+            let mut got = [0; 9];
+            stream.read_exact(&mut got)?;
+            ensure!(&got == b"+OK\r\n:2\r\n", "{}", String::from_utf8_lossy(&got));
+            let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+            ensure!(mode == 0o770, "owner and group, and nobody else: {mode:o}");
+            proxy.process().kill();
+            // What a run left behind does not keep the next one from starting.
+            ensure!(path.exists(), "killed, it leaves its socket behind");
+        }
         Ok(())
     }
+}
+
+/// The handshake fails, and the client says why.
+fn refuses(mut stream: Stream, why: &str) -> Result<()> {
+    let told = ping(&mut stream).err().context("it was let in")?;
+    ensure!(format!("{told:#}").contains(why), "{told:#}");
+    Ok(())
 }
 
 /// Waits until the log says this.
@@ -254,17 +272,30 @@ fn said(proxy: &testkit::Proxy, words: &str) -> Result<()> {
     })
 }
 
-/// One node and one sentinel that also listen with TLS, each on a second port, and slipring's flags towards them.
-pub(crate) fn behind_tls(leaf: &Leaf, ca: &Path, name: &str) -> Result<(Cluster, testkit::Proxy)> {
+/// What slipring shows to the node and to the sentinel of [`behind_tls`].
+pub(crate) type Shown<'a> = Option<[&'a Leaf; 2]>;
+
+/// One node and one sentinel that also listen with TLS, each on a second port, and slipring's flags towards them. If
+/// slipring has something to show, they want to see it, and speak TLS 1.2 alone.
+pub(crate) fn behind_tls(
+    leaf: &Leaf,
+    ca: &Path,
+    name: &str,
+    shown: Shown<'_>,
+) -> Result<(Cluster, testkit::Proxy)> {
     let (node, sentinel) = (Port::free()?, Port::free()?);
+    let manners = match shown {
+        Some(_) => ["tls-auth-clients yes", "tls-protocols TLSv1.2"],
+        None => ["tls-auth-clients optional", "tls-protocols \"TLSv1.2 TLSv1.3\""],
+    };
     let lines = |port: &Port| {
-        [
+        let files = [
             format!("tls-port {}", port.number()),
             format!("tls-cert-file {}", text(&leaf.cert)),
             format!("tls-key-file {}", text(&leaf.key)),
             format!("tls-ca-cert-file {}", text(ca)),
-            "tls-auth-clients optional".to_owned(),
-        ]
+        ];
+        files.into_iter().chain(manners.map(str::to_owned))
     };
     let mut builder = Cluster::builder(Flavor::Redis).nodes(1).sentinels(1);
     for line in lines(&node) {
@@ -275,7 +306,13 @@ pub(crate) fn behind_tls(leaf: &Leaf, ca: &Path, name: &str) -> Result<(Cluster,
     }
     let cluster = builder.start()?;
     let plain = cluster.shard().nodes[0].address();
-    let proxy = slipring()
+    let mut proxy = slipring();
+    for (side, leaf) in ["node", "sentinel"].iter().zip(shown.into_iter().flatten()) {
+        proxy = proxy
+            .flag(&format!("--{side}-tls-cert-file"), text(&leaf.cert))
+            .flag(&format!("--{side}-tls-key-file"), text(&leaf.key));
+    }
+    let proxy = proxy
         .flag("--sentinels", &sentinel.address().to_string())
         .flag("--address-map", &format!("{plain}={}", node.address()))
         .env("SLIPRING_NODE_TLS", "true")
@@ -295,7 +332,7 @@ fn nodes_and_sentinels_are_trusted_by_their_certificates() -> Result<()> {
     }
     let authority = Authority::new()?;
     let leaf = authority.leaf("node", "redis.test", false)?;
-    let (cluster, proxy) = behind_tls(&leaf, &authority.file(), "redis.test")?;
+    let (cluster, proxy) = behind_tls(&leaf, &authority.file(), "redis.test", None)?;
     proxy.wait_ready()?;
     let value = "v".repeat(1 << 20);
     let mut client = proxy.client()?;
@@ -305,10 +342,67 @@ fn nodes_and_sentinels_are_trusted_by_their_certificates() -> Result<()> {
     ensure!(plain.text().is_some(), "{plain:?}");
 
     // A node that bears another name is none of ours.
-    let (_cluster, proxy) = behind_tls(&leaf, &authority.file(), "other.test")?;
+    let (_cluster, proxy) = behind_tls(&leaf, &authority.file(), "other.test", None)?;
     said(&proxy, "not valid for name")?;
     sleep(Duration::from_millis(200));
     ensure!(proxy.get("/readyz")?.0 == 503, "ready without a node to trust");
+    Ok(())
+}
+
+/// The node's authority becomes another one, slipring's own certificate follows, and clients stay.
+#[test]
+fn what_is_shown_to_nodes_and_who_vouches_for_them_change_while_clients_stay() -> Result<()> {
+    if !Flavor::Redis.runs_here() {
+        return Ok(());
+    }
+    let (old, new) = (Authority::new()?, Authority::new()?);
+    let leaf = old.leaf("server", "redis.test", false)?;
+    let own = ["node", "sentinel"].map(|side| old.leaf(side, "slipring", false));
+    let [to_node, to_sentinel] = own;
+    let (to_node, to_sentinel) = (to_node?, to_sentinel?);
+    let (cluster, proxy) = behind_tls(&leaf, &old.file(), "redis.test", Some([&to_node, &to_sentinel]))?;
+    proxy.wait_ready()?;
+    let (mut stays, mut operator) = (proxy.client()?, proxy.client()?);
+    counts(&mut stays, "INCR n", 1)?;
+
+    let node = &cluster.shard().nodes[0];
+    show(node, &new.leaf("server", "redis.test", false)?, &new.file())?;
+    counts(&mut stays, "INCR n", 2).context("connections that stand stay")?;
+    fs::write(
+        old.file(),
+        [fs::read(old.file())?, fs::read(new.file())?].concat(),
+    )?;
+    let told = ask(&mut operator, "PROXY RELOAD")?;
+    let refused = told
+        .error()
+        .is_some_and(|told| told.contains("it would lock everybody out"));
+    ensure!(
+        refused,
+        "the node would not take what slipring has to show: {told:?}"
+    );
+    let renewed = new.leaf("node", "slipring", false)?;
+    fs::copy(&renewed.cert, &to_node.cert)?;
+    fs::copy(&renewed.key, &to_node.key)?;
+    // The sentinel vouches for the old authority's alone.
+    let kept = fs::read(&to_sentinel.cert)?;
+    fs::copy(&renewed.cert, &to_sentinel.cert)?;
+    let told = ask(&mut operator, "PROXY RELOAD")?;
+    ensure!(told.error().is_some(), "another key's: {told:?}");
+    fs::write(&to_sentinel.cert, kept)?;
+    let told = ask(&mut operator, "PROXY RELOAD")?.texts();
+    let changed =
+        "OK, changed: node-tls-ca-file, node-tls-cert-file, node-tls-key-file, sentinel-tls-ca-file";
+    ensure!(told == [changed], "{told:?}");
+    node.command(&["CLIENT", "KILL", "TYPE", "normal"])?;
+    counts(&mut stays, "INCR n", 3).context("over a new connection")
+}
+
+/// Has the node show this certificate, and believe this authority, on new connections.
+fn show(node: &Node, leaf: &Leaf, ca: &Path) -> Result<()> {
+    let (cert, key, ca) = (text(&leaf.cert), text(&leaf.key), text(ca));
+    let files = ["tls-cert-file", cert, "tls-key-file", key, "tls-ca-cert-file", ca];
+    let set = node.command(&[&["CONFIG", "SET"], &files[..]].concat())?;
+    ensure!(set.error().is_none(), "{set:?}");
     Ok(())
 }
 
