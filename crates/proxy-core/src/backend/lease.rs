@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{self, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
 use sentinel_watcher::{Dial, HostPort, Sabotage, is_sabotaged};
 
 use crate::backend::conn::{Conn, ConnectError, Counted};
@@ -83,6 +83,9 @@ impl LeasePool {
     pub(crate) fn new(manager: NodeManager, size: usize, wait: Duration) -> Self {
         let pool = Pool::builder(manager)
             .max_size(size)
+            // Whoever comes takes the one that was used last: the others fall idle and close. In turn, all of them
+            // would be kept for ever, and the queue, a ring of `size` places, be written to from end to end.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(wait))
             .runtime(deadpool::Runtime::Tokio1)
             .build()

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use proxy_core::{ClientAuth, PasswordHash, ReadPolicy, Settings, User};
 use tokio::time::sleep;
 
-use crate::common::world::{run, settle};
+use crate::common::world::{run, run_with, settle};
 
 #[test]
 fn reconnecting_loses_nothing_and_keeps_the_order() {
@@ -76,5 +77,54 @@ fn a_drain_goes_in_slices() {
         assert_eq!(world.handle().clients(), 150);
         sleep(Duration::from_secs(2)).await;
         assert_eq!(world.handle().clients(), 0);
+    });
+}
+
+#[test]
+fn a_reload_concerns_whom_it_names_and_nobody_else() {
+    let knowing = |names: &[&str], password: &[u8], settings: &mut Settings| {
+        settings.client_auth = ClientAuth::Proxy;
+        for name in names {
+            let passwords = vec![PasswordHash::of(password)];
+            assert!(settings.entry.users.add(
+                name.as_bytes(),
+                User {
+                    passwords,
+                    node: None
+                }
+            ));
+        }
+    };
+    let both = |settings: &mut Settings| knowing(&["ann", "bob"], b"old", settings);
+    run_with(both, async |world| {
+        let (mut ann, mut bob) = (world.client(), world.client());
+        assert_eq!(ann.ask("AUTH ann old; INCR n").await, "+OK :1");
+        assert_eq!(bob.ask("AUTH bob old; INCR n").await, "+OK :2");
+        let mut settings = Settings::default();
+        knowing(&["ann"], b"new", &mut settings);
+        settings.entry.max_clients_per_ip = Some(2);
+        settings.idle_timeout = Duration::from_secs(3);
+        world
+            .handle()
+            .reload(settings, vec![ReadPolicy::Primary; 4])
+            .await;
+        bob.is_closed().await;
+        assert_eq!(world.metric("slipring_clients_closed_total", "revoked"), 1.0);
+        assert_eq!(ann.ask("INCR n").await, ":3", "who is in stays in");
+        let mut newcomer = world.client();
+        let told = newcomer
+            .ask("AUTH ann old; AUTH bob old; AUTH ann new; INCR n")
+            .await;
+        assert!(
+            told.starts_with("-WRONGPASS") && told.ends_with("+OK :4"),
+            "{told}"
+        );
+        let refusal = world.client().reply().await;
+        assert!(
+            refusal.starts_with("-ERR max number of clients of this address"),
+            "{refusal}"
+        );
+        ann.is_closed().await;
+        assert!(world.metric("slipring_clients_closed_total", "idle") >= 1.0);
     });
 }

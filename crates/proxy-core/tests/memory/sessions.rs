@@ -1,5 +1,6 @@
 //! How sessions begin and end: the door, QUIT, broken protocol, hanging up half way, idleness and the drain.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -238,5 +239,27 @@ fn a_command_that_a_module_blocks_in_stalls_nobody() {
         );
         let connection = |line: &str| world.a.received(line)[0].connection;
         assert_ne!(connection("FOO.POP k"), connection("INCR n"));
+    });
+}
+
+/// The lease that was used last is used next: the others fall idle, and are not kept for ever by being used in turn.
+#[test]
+fn leases_that_are_not_needed_fall_idle_beside_one_that_is() {
+    run(async |world| {
+        let mut clients = [world.client(), world.client(), world.client()];
+        for client in &mut clients {
+            assert_eq!(client.ask("WATCH k").await, "+OK");
+        }
+        for client in &mut clients {
+            assert_eq!(client.ask("UNWATCH").await, "+OK");
+        }
+        for _ in 0..20 {
+            assert_eq!(clients[0].ask("WATCH k; UNWATCH").await, "+OK +OK");
+        }
+        let watches = world.a.executed("WATCH k").into_iter();
+        let connections: Vec<u64> = watches.map(|line| line.connection).collect();
+        let (first, later) = connections.split_at(3);
+        let different = |some: &[u64]| some.iter().collect::<BTreeSet<_>>().len();
+        assert_eq!((different(first), different(later)), (3, 1));
     });
 }
