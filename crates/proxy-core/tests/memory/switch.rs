@@ -5,7 +5,7 @@ use std::time::Duration;
 use proxy_core::ReadPolicy;
 use tokio::time::{Instant, sleep};
 
-use crate::common::node::Temper;
+use crate::common::node::{Fault, Temper};
 use crate::common::world::{UNKNOWN, run, settle};
 
 #[test]
@@ -185,6 +185,31 @@ fn a_frozen_replica_is_left_after_a_probe() {
         sleep(Duration::from_secs(4)).await;
         world.without_replicas();
         assert_eq!(client.reply().await, "1");
+    });
+}
+
+/// A node that says that it is busy is alive: it is neither suspected nor cut, be it the primary or a replica.
+#[test]
+fn a_busy_node_is_waited_for() {
+    run(async |world| {
+        world.a.put("x", b"1");
+        let mut client = world.client_reading(ReadPolicy::PreferReplica);
+        assert_eq!(client.ask("INCR n; GET x").await, ":1 1");
+        world.suspicions();
+        let pings = || [&world.a, &world.b].map(|node| node.received("pInG").len());
+        let before = pings();
+        for (node, line) in [(&world.a, "INCR n"), (&world.b, "GET x")] {
+            node.once(line, Fault::Delay(Duration::from_secs(4)));
+            (0..20)
+                .for_each(|_| node.once("pInG", Fault::Answer("-BUSY Redis is busy running a script.\r\n")));
+        }
+        assert_eq!(client.ask("INCR n; GET x").await, ":2 1");
+        assert!(!world.suspicions().contains(&sentinel_watcher::Suspicion::Silent));
+        assert!(
+            pings().iter().zip(before).all(|(now, before)| *now > before),
+            "nobody asked"
+        );
+        assert_eq!(world.a.executed("GET x").len(), 0, "asked again elsewhere");
     });
 }
 
