@@ -12,7 +12,7 @@ use resp_codec::{Progress, ReplyKind, ReplyScan, write};
 use sentinel_watcher::{BoxIo, Dial, HostPort};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::backend::profile::{self, Profile};
+use crate::backend::profile::{self, Profile, Step};
 use crate::limits;
 use crate::metrics::{Cells, ConnectionKind, Counter, NodeCells, Side};
 
@@ -86,21 +86,7 @@ impl Conn {
                 unheeded: 0,
                 counted,
             };
-            let profile = match &profile.credentials {
-                Some(_) if conn.select_before(profile).await? => &profile.on(0),
-                _ => profile,
-            };
-            let (handshake, replies) = profile.handshake();
-            if replies > 0 {
-                conn.send(&handshake).await?;
-            }
-            for _ in 0..replies {
-                let (kind, reply) = conn.reply().await?;
-                if kind.is_error() {
-                    return Err(ConnectError::Refused(reply));
-                }
-            }
-            conn.heard = replies > 0;
+            conn.greet(profile).await?;
             Ok(conn)
         };
         match tokio::time::timeout(timeout, opening).await {
@@ -109,20 +95,34 @@ impl Conn {
         }
     }
 
-    /// Selects the database of `profile` as whoever chose it: a user who may not SELECT keeps what was selected before
-    /// AUTH, as on the node itself. False: the user has to do it.
-    async fn select_before(&mut self, profile: &Profile) -> io::Result<bool> {
-        if profile.db == 0 {
-            return Ok(false);
+    /// Becomes `profile`. Whoever waits for it waits for one round trip, unless the user has to SELECT himself.
+    async fn greet(&mut self, profile: &Profile) -> Result<(), ConnectError> {
+        // A blocked command is unblocked by the CLIENT ID of its lease, invalidations are redirected to it.
+        let handshake = profile.handshake(self.counted.kind == ConnectionKind::Lease);
+        if handshake.steps.is_empty() {
+            return Ok(());
         }
-        if let Some(credentials) = &profile.selected_by {
-            let mut order = BytesMut::new();
-            profile::auth(&mut order, credentials);
-            self.send(&order).await?;
-            // If he is not known any more, nobody in particular may be granted it.
-            self.reply().await?;
+        self.send(&handshake.bytes).await?;
+        let mut selected = true;
+        for step in handshake.steps {
+            let (kind, reply) = self.reply().await?;
+            match step {
+                Step::Needed if kind.is_error() => return Err(ConnectError::Refused(reply)),
+                Step::Needed | Step::Chooser => {}
+                Step::Chosen => selected = !kind.is_error(),
+                Step::Id => self.id = number(&reply),
+            }
         }
-        Ok(self.select(profile.db).await?.starts_with(b"+"))
+        self.heard = true;
+        if selected {
+            return Ok(());
+        }
+        let reply = self.select(profile.db).await?;
+        if reply.starts_with(b"+") {
+            Ok(())
+        } else {
+            Err(ConnectError::Refused(reply))
+        }
     }
 
     /// SELECT, and the node's answer.
@@ -188,25 +188,8 @@ impl Conn {
     /// As [`Self::reply`].
     pub(crate) async fn arrival(&mut self, whole: usize) -> io::Result<Arrival> {
         loop {
-            let fresh = self.input.get(self.scanned..).unwrap_or_default();
-            if !fresh.is_empty() {
-                match self.scan.feed(fresh) {
-                    Ok(Progress::Complete { used, kind }) => {
-                        let end = std::mem::take(&mut self.scanned) + used;
-                        let frame = self.input.split_to(end).freeze();
-                        if self.unheeded == 0 {
-                            return Ok(Arrival::Frame(kind, frame));
-                        }
-                        self.unheeded -= 1;
-                        continue;
-                    }
-                    Ok(Progress::Partial) => self.scanned = self.input.len(),
-                    Err(_) => return Err(io::ErrorKind::InvalidData.into()),
-                }
-            }
-            if self.scanned > whole {
-                self.scanned = 0;
-                return Ok(Arrival::Part(self.input.split().freeze()));
+            if let Some(arrival) = self.arrival_at_hand(whole)? {
+                return Ok(arrival);
             }
             let room = if self.input.is_empty() {
                 4 << 10
@@ -222,6 +205,32 @@ impl Conn {
                     .add(Counter::ReceivedBytes(Side::Node), n as u64),
             }
         }
+    }
+
+    /// The same, of what has been read already.
+    ///
+    /// # Errors
+    /// The node speaks no RESP.
+    fn arrival_at_hand(&mut self, whole: usize) -> io::Result<Option<Arrival>> {
+        while let Some(fresh) = self.input.get(self.scanned..).filter(|fresh| !fresh.is_empty()) {
+            match self.scan.feed(fresh) {
+                Ok(Progress::Complete { used, kind }) => {
+                    let end = std::mem::take(&mut self.scanned) + used;
+                    let frame = self.input.split_to(end).freeze();
+                    if self.unheeded == 0 {
+                        return Ok(Some(Arrival::Frame(kind, frame)));
+                    }
+                    self.unheeded -= 1;
+                }
+                Ok(Progress::Partial) => self.scanned = self.input.len(),
+                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        if self.scanned > whole {
+            self.scanned = 0;
+            return Ok(Some(Arrival::Part(self.input.split().freeze())));
+        }
+        Ok(None)
     }
 
     /// A whole push that has come already: what the node wrote right behind a reply.
@@ -274,17 +283,6 @@ impl Conn {
         Ok(())
     }
 
-    /// Asks the node for this connection's CLIENT ID.
-    pub(crate) async fn learn_id(&mut self) -> io::Result<()> {
-        self.send(b"*2\r\n$6\r\ncLiEnT\r\n$2\r\nID\r\n").await?;
-        let (_, reply) = self.reply().await?;
-        let digits = reply
-            .strip_prefix(b":")
-            .and_then(|rest| std::str::from_utf8(rest).ok());
-        self.id = digits.and_then(|digits| digits.trim_end().parse().ok());
-        Ok(())
-    }
-
     /// Has the node call it `name`, for its SLOWLOG and its CLIENT LIST. Whether it does is of no consequence.
     pub(crate) async fn introduce(&mut self, name: Bytes) -> io::Result<()> {
         if self.name == name {
@@ -321,6 +319,12 @@ impl Conn {
     pub(crate) fn into_parts(self) -> (BoxIo, Counted) {
         (self.io, self.counted)
     }
+}
+
+/// What `:1234` says.
+fn number(reply: &[u8]) -> Option<i64> {
+    let digits = std::str::from_utf8(reply.strip_prefix(b":")?).ok()?;
+    digits.trim_end().parse().ok()
 }
 
 // === impl Counted ===

@@ -143,12 +143,7 @@ impl managed::Manager for NodeManager {
 
     async fn create(&self) -> Result<Conn, ConnectError> {
         let counted = Counted::new(&self.node_cells, &self.cells, ConnectionKind::Lease);
-        let mut conn = Conn::open(&*self.dial, &self.node, &self.profile, self.timeout, counted).await?;
-        // A blocked command is unblocked by its CLIENT ID, invalidations are redirected to it.
-        tokio::time::timeout(self.timeout, conn.learn_id())
-            .await
-            .map_err(io::Error::from)??;
-        Ok(conn)
+        Conn::open(&*self.dial, &self.node, &self.profile, self.timeout, counted).await
     }
 
     async fn recycle(&self, conn: &mut Conn, _: &Metrics) -> RecycleResult<ConnectError> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use resp_codec::write;
 use sentinel_watcher::Credentials;
 
@@ -31,6 +31,26 @@ pub(crate) struct Profile {
     pub resp: Resp,
     /// When it came, if it is nobody in particular: that is granted to a connection as it is made.
     pub era: Era,
+}
+
+/// What makes a fresh connection into a Profile: one write, and what each reply to it decides.
+pub(crate) struct Handshake {
+    pub(crate) bytes: BytesMut,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What the reply to one command of a handshake decides.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    /// An error: there is no connection.
+    Needed,
+    /// AUTH of whoever chose the database. If he is not known any more, nobody in particular may be granted it.
+    Chooser,
+    /// SELECT as whoever chose the database: a user who may not SELECT keeps what was selected before AUTH, as on the
+    /// node itself. An error: the user has to do it.
+    Chosen,
+    /// The CLIENT ID, where the user may know it.
+    Id,
 }
 
 impl Profile {
@@ -67,23 +87,35 @@ impl Profile {
         }
     }
 
-    /// What a fresh connection must send to become this Profile, and how many replies that takes.
-    pub(crate) fn handshake(&self) -> (Bytes, usize) {
-        let mut out = BytesMut::new();
-        let mut replies = 0;
+    /// What a fresh connection must send to become this Profile, and to learn its CLIENT ID if it `asks_id`.
+    pub(crate) fn handshake(&self, asks_id: bool) -> Handshake {
+        let mut bytes = BytesMut::new();
+        let mut steps = Vec::new();
         if let Some(credentials) = &self.credentials {
-            auth(&mut out, credentials);
-            replies += 1;
+            if self.db != 0 {
+                if let Some(first) = &self.selected_by {
+                    auth(&mut bytes, first);
+                    steps.push(Step::Chooser);
+                }
+                select(&mut bytes, self.db);
+                steps.push(Step::Chosen);
+            }
+            auth(&mut bytes, credentials);
+            steps.push(Step::Needed);
         }
         if self.resp == Resp::Three {
-            write::command(&mut out, &[b"hElLo", b"3"]);
-            replies += 1;
+            write::command(&mut bytes, &[b"hElLo", b"3"]);
+            steps.push(Step::Needed);
         }
-        if self.db != 0 {
-            select(&mut out, self.db);
-            replies += 1;
+        if self.db != 0 && self.credentials.is_none() {
+            select(&mut bytes, self.db);
+            steps.push(Step::Needed);
         }
-        (out.freeze(), replies)
+        if asks_id {
+            write::command(&mut bytes, &[b"cLiEnT", b"ID"]);
+            steps.push(Step::Id);
+        }
+        Handshake { bytes, steps }
     }
 }
 

@@ -174,25 +174,8 @@ impl Session {
         finishes: bool,
     ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
         loop {
-            if matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
-                let limits = self.request_limits();
-                match self.scan.advance(&self.input, &limits) {
-                    Ok(Some(frame)) => {
-                        let bytes = self.input.split_to(frame.len).freeze();
-                        if frame.shape != RequestShape::Empty {
-                            let command = Command::new(bytes, frame);
-                            return Ok(Ok(if frame.is_long_line() {
-                                own::whole(spelled_out(&command))
-                            } else {
-                                command
-                            }));
-                        }
-                        self.client.end_skip_with_a_blank();
-                        continue;
-                    }
-                    Ok(None) => self.reading = self.reading.scanned(),
-                    Err(error) => return Ok(Err(error)),
-                }
+            if let Some(request) = self.request_at_hand() {
+                return Ok(request);
             }
             poll_fn(|cx| {
                 match self.look_up(cx) {
@@ -207,6 +190,30 @@ impl Session {
             })
             .await?;
         }
+    }
+
+    /// The client's next command, if it has come whole. The error is found again by whoever looks next.
+    pub(super) fn request_at_hand(&mut self) -> Option<Result<Command<Bytes>, RequestError>> {
+        while matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
+            let limits = self.request_limits();
+            match self.scan.advance(&self.input, &limits) {
+                Ok(Some(frame)) => {
+                    let bytes = self.input.split_to(frame.len).freeze();
+                    if frame.shape != RequestShape::Empty {
+                        let command = Command::new(bytes, frame);
+                        return Some(Ok(if frame.is_long_line() {
+                            own::whole(spelled_out(&command))
+                        } else {
+                            command
+                        }));
+                    }
+                    self.client.end_skip_with_a_blank();
+                }
+                Ok(None) => self.reading = self.reading.scanned(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
     }
 }
 

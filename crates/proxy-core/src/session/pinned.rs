@@ -8,6 +8,7 @@
 //!     +-- next command, until the lease is proven clean
 //! ```
 
+mod ahead;
 mod attempt;
 mod large;
 mod stay;
@@ -59,14 +60,22 @@ impl Session {
                 return Ok(());
             }
             self.room().await?;
-            let mut applied = self.door.fleet.applied();
-            next = loop {
-                tokio::select! {
-                    biased;
-                    command = self.read_command(true) => break command?,
-                    () = applied.changed() => self.leave_former(&mut stay),
-                }
+            next = match self.queue_at_hand(&mut stay).await? {
+                Some(next) => next,
+                None => self.next_on(&mut stay).await?,
             };
+        }
+    }
+
+    /// The client's next command. Meanwhile the node may change.
+    async fn next_on(&mut self, stay: &mut Stay) -> Result<Command<Bytes>, Close> {
+        let mut applied = self.door.fleet.applied();
+        loop {
+            tokio::select! {
+                biased;
+                command = self.read_command(true) => return command,
+                () = applied.changed() => self.leave_former(stay),
+            }
         }
     }
 

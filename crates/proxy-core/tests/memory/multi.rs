@@ -453,3 +453,47 @@ fn a_key_stays_watched_where_a_read_behind_it_found_no_primary() {
         assert_eq!(world.a.text("k").as_deref(), Some("another's"));
     });
 }
+
+/// As many commands as a node is shown one at a time, if it is.
+const MANY: usize = 200;
+
+#[test]
+fn what_an_open_transaction_queues_travels_together() {
+    run(async |world| {
+        let mut client = world.client();
+        let there = Duration::from_millis(10);
+        world.a.latency(there, Duration::ZERO);
+        let incrs = vec!["INCR n"; MANY].join("; ");
+        let started = Instant::now();
+        client.send(&format!("WATCH w; MULTI; {incrs}")).await;
+        assert_eq!(client.replies(2).await, "+OK +OK");
+        assert_eq!(client.replies(MANY).await, vec!["+QUEUED"; MANY].join(" "));
+        assert!(started.elapsed() < 10 * there, "{:?}", started.elapsed());
+        let answers: Vec<_> = (1..=MANY).map(|n| format!(":{n}")).collect();
+        assert_eq!(client.ask("EXEC").await, format!("[{}]", answers.join(" ")));
+        world.a.latency(Duration::ZERO, Duration::ZERO);
+    });
+}
+
+#[test]
+fn what_an_open_transaction_queued_together_is_executed_once_whatever_becomes_of_its_node() {
+    let incrs: Vec<_> = (0..MANY).map(|n| format!("INCR k{n}")).collect();
+    let readonly = "-READONLY You can't write against a read only replica.\r\n";
+    let faults = [Fault::CutBefore, Fault::CutAfter, Fault::Answer(readonly)];
+    for fault in faults {
+        run(async |world| {
+            let mut client = world.client();
+            world.a.once("INCR k100", fault.clone());
+            client.send(&format!("MULTI; {}", incrs.join("; "))).await;
+            settle().await;
+            world.switch();
+            assert_eq!(client.reply().await, "+OK");
+            assert_eq!(client.replies(MANY).await, vec!["+QUEUED"; MANY].join(" "));
+            assert_eq!(
+                client.ask("EXEC").await,
+                format!("[{}]", vec![":1"; MANY].join(" "))
+            );
+            assert_eq!(world.b.executed("INCR").len(), MANY);
+        });
+    }
+}

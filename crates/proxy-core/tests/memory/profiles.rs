@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proxy_core::{ClientAuth, Settings};
 use sentinel_watcher::{Credentials, Secret};
+use tokio::time::Instant;
 
 use crate::common::node::Fault;
 use crate::common::world::{World, guard, run, run_late, run_with, settle};
@@ -281,6 +282,47 @@ fn a_user_that_is_made_anew_is_not_the_one_who_was_deleted() {
         assert_eq!(anew.ask("AUTH ann a1; INCR n").await, "+OK :2");
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(anew.ask("INCR n").await, ":3");
+    });
+}
+
+#[test]
+fn a_connection_is_what_it_is_to_be_after_one_round_trip() {
+    let (there, back) = (Duration::from_millis(10), Duration::from_millis(20));
+    // Who may select the database only himself does so in one more.
+    for (who, round_trips) in [
+        ("SELECT 3", 1),
+        ("AUTH ann a1", 1),
+        ("AUTH ann a1; HELLO 3", 1),
+        ("AUTH ann a1; SELECT 3", 2),
+        ("AUTH ann a1; SELECT 3; AUTH bob b1", 1),
+    ] {
+        run(async |world| {
+            if who.contains("AUTH") {
+                with_passwords(world).await;
+            }
+            let mut client = world.client();
+            client.ask(&format!("{who}; PING")).await;
+            world.a.latency(there, back);
+            let sent = Instant::now();
+            assert_eq!(client.ask("BLPOP q 0.1").await, "nil", "{who}");
+            let came = world.a.received("BLPOP")[0].at.duration_since(sent);
+            assert_eq!(came, round_trips * (there + back) + there, "{who}");
+            world.a.latency(Duration::ZERO, Duration::ZERO);
+        });
+    }
+}
+
+#[test]
+fn nothing_is_asked_on_a_connection_of_which_any_part_was_refused() {
+    run(async |world| {
+        let mut client = world.client();
+        assert_eq!(client.ask("SELECT 3; GET a").await, "+OK nil");
+        world
+            .a
+            .once("sElEcT", Fault::Answer("-ERR DB index is out of range\r\n"));
+        assert_eq!(client.ask("BLPOP q 0.1").await, "-ERR DB index is out of range");
+        assert_eq!(world.a.received("BLPOP").len(), 0);
+        assert_eq!(client.ask("BLPOP q 0.1; GET a").await, "nil nil");
     });
 }
 

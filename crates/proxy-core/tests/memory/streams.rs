@@ -194,11 +194,11 @@ fn an_unknown_outcome_keeps_its_place_behind_what_is_refused() {
         client.send("HELLO 3; CLIENT TRACKING ON").await;
         client.replies(2).await;
         world.a.freeze();
-        client.send("GET k; INCR n").await;
+        client.send("WATCH w; INCR n").await;
         settle().await;
         world.a.kill();
         world.moving();
-        assert_eq!(client.reply().await, NO_PRIMARY, "a read that travels again");
+        assert_eq!(client.reply().await, NO_PRIMARY, "what travels again");
         assert!(client.reply().await.starts_with(UNKNOWN));
         world.switch();
         assert_eq!(client.reply().await, INVALIDATE_ALL);
@@ -520,3 +520,24 @@ fn what_is_refused_for_ever_or_in_front_of_others_is_told() {
         });
     }
 }
+
+#[test]
+fn a_read_of_a_subscriber_is_not_asked_from_its_own_future() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE c").await;
+        for (line, answers) in [("GET k; SET k v", ["-UNKNOWN"; 2]), ("GET k; GET k", ["v"; 2])] {
+            world.a.latency(Duration::ZERO, 10 * SETTLED);
+            client.send(line).await;
+            tokio::time::sleep(SETTLED).await;
+            world.a.cut();
+            world.a.latency(Duration::ZERO, Duration::ZERO);
+            for answer in answers {
+                let told = client.reply().await;
+                assert!(told.starts_with(answer), "{line}: {told}");
+            }
+        }
+    });
+}
+
+const SETTLED: Duration = Duration::from_millis(2);

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::network::WINDOW_BYTES;
 use super::node::Node;
 use super::pipe::End;
 use super::state::{Out, Step};
@@ -73,6 +74,10 @@ async fn read(node: &Node, id: u64, mut reader: ReadHalf<End>) -> io::Result<()>
                     }
                 },
             }
+        }
+        if !node.travel().is_zero() {
+            // What was written at once travels together.
+            input.reserve(WINDOW_BYTES);
         }
         if reader.read_buf(&mut input).await? == 0 {
             return Ok(());

@@ -377,7 +377,7 @@ impl Stream {
             queues.push(open);
         }
         // Seen from behind: an EXEC that was sent takes with it all that it would have executed.
-        let (mut executed, mut unwatched) = (false, false);
+        let (mut executed, mut unwatched, mut wrote) = (false, false, false);
         for (pending, queues) in self.pending.iter_mut().zip(queues).rev() {
             let name = pending.command.spec().name;
             executed = match name {
@@ -387,8 +387,10 @@ impl Stream {
                 }
                 _ => executed && queues,
             };
-            let unsent = pending.fate == Fate::Unsent || (!executed && (queues || may_travel(pending)));
+            let unsent =
+                pending.fate == Fate::Unsent || (!executed && (queues || may_travel(pending, wrote)));
             pending.fate = if unsent { Fate::Unsent } else { Fate::Unknown };
+            wrote |= !unsent && may_write(&pending.command);
             pending.resends += u8::from(unsent);
             executed &= name != "multi";
         }
@@ -449,13 +451,14 @@ impl Stream {
     }
 }
 
-/// Whether a command that was sent may be sent again.
-fn may_travel(pending: &Pending) -> bool {
+/// Whether a command that was sent may be sent again. Where the client `wrote` behind it, a read would answer from its own
+/// future.
+fn may_travel(pending: &Pending, wrote: bool) -> bool {
     let spec = pending.command.spec();
     let concerns_data =
         spec.class.is_shared() || matches!(spec.class, Class::Blocking | Class::Wait | Class::Control);
     let harmless = !concerns_data && spec.name != "exec" && pending.resends < LOSSES_BORNE;
-    harmless || may_resend(Sent::Maybe, shape_of(&pending.command).read, pending.resends)
+    harmless || (!wrote && may_resend(Sent::Maybe, shape_of(&pending.command).read, pending.resends))
 }
 
 /// Whether the node says nothing to it.
