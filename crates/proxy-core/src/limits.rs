@@ -138,9 +138,9 @@ pub(crate) const ACCESS_LOOK_SECS: u64 = 1;
 /// Orders for the process as a whole that may wait; one more is refused.
 pub(crate) const DEMANDS_WAITING: usize = 16;
 
-/// slipring's own credentials before earlier reloads that are kept for sessions that began with them; the oldest is
+/// Credentials towards the nodes that reloads have replaced, kept for sessions that began with them; the oldest is
 /// forgotten, and such a session ends with its connection to the node.
-pub(crate) const FORMER_CREDENTIALS: usize = 64;
+pub(crate) const FORMER_CREDENTIALS: usize = 1024;
 
 /// A drain sends clients away in so many slices, one a pulse, so that they do not all come back somewhere at once…
 pub(crate) const DRAIN_SLICES: usize = 20;

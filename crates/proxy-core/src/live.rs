@@ -14,8 +14,8 @@ pub(crate) struct Live {
     now: RefCell<Rc<Settings>>,
     /// Who a client is before it has said anything: one, for all clients that have not.
     first_profile: RefCell<Rc<Profile>>,
-    /// slipring's own credentials before earlier reloads, the newest last.
-    former: RefCell<Vec<Credentials>>,
+    /// Credentials towards the nodes that earlier reloads have replaced, and by which; the newest last.
+    former: RefCell<Vec<(Credentials, Option<Credentials>)>>,
 }
 
 // === impl Live ===
@@ -49,35 +49,48 @@ impl Live {
         self.first_profile.replace(Rc::new(first_profile(&settings)));
         let before = std::mem::replace(&mut *self.now.borrow_mut(), Rc::new(settings));
         let former = &mut *self.former.borrow_mut();
-        let now = self.get();
-        let gone = before.node_credentials.as_ref();
-        former.extend(
-            gone.filter(|_| before.node_credentials != now.node_credentials)
-                .cloned(),
-        );
-        former.retain(|credentials| Some(credentials) != now.node_credentials.as_ref());
+        for (old, heir) in replaced(&before, &self.now.borrow()) {
+            for (_, later) in &mut *former {
+                if later.as_ref() == Some(&old) {
+                    later.clone_from(&heir);
+                }
+            }
+            former.push((old, heir));
+        }
+        former.retain(|(old, heir)| heir.as_ref() != Some(old));
         let surplus = former.len().saturating_sub(limits::FORMER_CREDENTIALS);
         former.drain(..surplus);
     }
 
-    /// Whom a fresh connection under `profile` is to be. Sessions that run as slipring's own user keep the name that
-    /// they began with; its password may be another one by now.
+    /// Whom a fresh connection under `profile` is to be. Sessions that run as slipring's own user, or as one that the
+    /// users' file names, keep the name that they began with; its password may be another one by now.
     pub(crate) fn present(&self, profile: &Profile) -> Profile {
-        let now = self.get();
-        let own = now.client_auth != ClientAuth::Passthrough;
         let former = self.former.borrow();
-        let superseded = profile
-            .credentials
-            .as_ref()
-            .filter(|known| former.contains(known));
+        let superseded = former
+            .iter()
+            .find(|(old, _)| profile.credentials.as_ref() == Some(old));
         match superseded {
-            Some(_) if own => Profile {
-                credentials: now.node_credentials.clone(),
+            Some((_, heir)) if self.client_auth() != ClientAuth::Passthrough => Profile {
+                credentials: heir.clone(),
                 ..profile.clone()
             },
             _ => profile.clone(),
         }
     }
+}
+
+/// Credentials towards the nodes that are others in `now`: slipring's own, and passwords of users. Not those that
+/// somebody has still.
+fn replaced(before: &Settings, now: &Settings) -> Vec<(Credentials, Option<Credentials>)> {
+    let own = before
+        .node_credentials
+        .iter()
+        .map(|old| (old.clone(), now.node_credentials.clone()));
+    let rotated = before.entry.users.rotated(&now.entry.users);
+    let users = rotated.map(|(_, old, new)| (old.clone(), Some(new.clone())));
+    let in_use =
+        |old: &Credentials| now.node_credentials.as_ref() == Some(old) || now.entry.users.are_at_nodes(old);
+    own.chain(users).filter(|(old, _)| !in_use(old)).collect()
 }
 
 fn first_profile(settings: &Settings) -> Profile {
@@ -96,6 +109,7 @@ mod tests {
     use sentinel_watcher::Secret;
 
     use super::*;
+    use crate::users::User;
 
     fn settings(client_auth: ClientAuth, password: &[u8]) -> Settings {
         Settings {
@@ -132,5 +146,39 @@ mod tests {
             live.replace(settings(auth, b"1"));
             assert!(live.present(&profile(b"1")) == profile(b"1"), "back again");
         }
+    }
+
+    #[test]
+    fn sessions_of_a_user_follow_its_password_and_nobody_elses() {
+        let at_node = |name: &str, password: &[u8]| Credentials {
+            username: Some(name.as_bytes().into()),
+            password: Secret::new(password),
+        };
+        let with = |users: [(&str, Credentials); 2]| {
+            let mut settings = settings(ClientAuth::Proxy, b"own");
+            for (name, node) in users {
+                let user = User {
+                    node: Some(node),
+                    ..User::default()
+                };
+                settings.entry.users.add(name.as_bytes(), user);
+            }
+            settings
+        };
+        let [one, two, other] = [at_node("x", b"1"), at_node("x", b"2"), at_node("y", b"1")];
+        let live = Live::new(with([("a", one.clone()), ("b", one.clone())]));
+        let present = |credentials: &Credentials| {
+            let profile = Profile {
+                credentials: Some(credentials.clone()),
+                ..Profile::default()
+            };
+            live.present(&profile).credentials.unwrap()
+        };
+        live.replace(with([("a", two.clone()), ("b", one.clone())]));
+        assert!(present(&one) == one, "b has it still");
+        live.replace(with([("a", two.clone()), ("b", two.clone())]));
+        assert!(present(&one) == two);
+        live.replace(with([("a", other), ("b", two.clone())]));
+        assert!(present(&two) == two, "another user is no other password");
     }
 }

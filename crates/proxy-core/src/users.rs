@@ -42,6 +42,25 @@ impl Users {
         self.0.is_empty()
     }
 
+    /// Whose password at the nodes is another one in `newer`: the name, what it was, and what it is.
+    pub fn rotated<'a>(
+        &'a self,
+        newer: &'a Self,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Credentials, &'a Credentials)> {
+        self.0.iter().filter_map(|(name, user)| {
+            let (old, new) = (user.node.as_ref()?, newer.0.get(name)?.node.as_ref()?);
+            let other = old.username == new.username && old.password != new.password;
+            other.then_some((&**name, old, new))
+        })
+    }
+
+    /// Somebody is these to the nodes.
+    pub(crate) fn are_at_nodes(&self, credentials: &Credentials) -> bool {
+        self.0
+            .values()
+            .any(|user| user.node.as_ref() == Some(credentials))
+    }
+
     /// A session that came in by this name may stay; without one it did not come in as anybody of these.
     pub(crate) fn keep(&self, alias: Option<&[u8]>) -> bool {
         alias.is_none_or(|name| self.0.contains_key(name))

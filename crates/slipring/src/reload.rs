@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use proxy_core::{ClientAuth, Handle, ReadPolicy, Settings, Upstream};
 use resp_codec::Value;
-use sentinel_watcher::{Dial, HostPort, Manners, Steering, WatcherConfig};
+use sentinel_watcher::{Credentials, Dial, HostPort, Manners, Primary, Steering, WatcherConfig};
 
 use crate::cli::Cli;
 use crate::config::{Config, Door};
@@ -117,8 +117,7 @@ impl Reloader {
         let cli = Cli::read(&self.arguments).map_err(|error| told(error.to_string()))?;
         let mut config = Config::new(cli).map_err(|error| told(error.to_string()))?;
         let (fixed, changed): (Vec<_>, Vec<_>) = self
-            .facts
-            .changed(&config.facts)
+            .changed(&config)
             .into_iter()
             .partition(|key| RESTART.contains(&&**key));
         self.keep(&mut config, &fixed);
@@ -139,6 +138,18 @@ impl Reloader {
             lines.push(list("only a restart changes", fixed));
         }
         Ok(lines)
+    }
+
+    /// The flags that are something else in `config`.
+    fn changed(&self, config: &Config) -> Vec<String> {
+        let mut keys = self.facts.changed(&config.facts);
+        // The file of users names others.
+        let users = &self.settings.entry.users;
+        let rotated = users.rotated(&config.settings.entry.users).next().is_some();
+        if rotated && !keys.iter().any(|key| key == "users-file") {
+            keys.push("users-file".to_owned());
+        }
+        keys
     }
 
     /// What only a restart changes stays as it is.
@@ -189,33 +200,33 @@ impl Reloader {
         Ok(())
     }
 
-    /// Every primary that serves must take the new credentials over the new transport.
+    /// Every primary that serves must take the new credentials, and slipring's own over the new transport.
     async fn keeps_primaries(&self, config: &Config, changed: &[String]) -> Result<(), String> {
         let concerns = |key: &String| {
             key.starts_with("node-tls") || ["username", "password", "password-file"].contains(&&**key)
         };
-        if !changed.iter().any(concerns) {
-            return Ok(());
-        }
         let [dial, _] = dials(config);
+        let rotated = self.settings.entry.users.rotated(&config.settings.entry.users);
+        let rotated: Vec<_> = rotated.map(|(name, _, new)| (name, new)).collect();
         for master in &self.masters {
             let primary = master.watched.topology.load().shard(0).primary.clone();
-            let Some(primary) = primary else { continue };
+            let Some(Primary { address, .. }) = primary else {
+                continue;
+            };
             let watched = watching(config, &master.watched.master);
-            let manners = Manners {
-                credentials: watched.node_credentials.clone(),
-                connect_timeout: watched.connect_timeout,
-                answer_timeout: watched.node_timeout,
-            };
-            let refused = match ask(&*dial, &primary.address, &manners, &[&[b"ROLE"]]).await {
-                Ok(replies) => replies.first().and_then(Value::as_error).map(str::to_owned),
-                Err(failure) => Some(failure.to_string()),
-            };
-            if let Some(reason) = refused {
-                let primary = primary.address;
-                return Err(format!(
-                    "it would lock everybody out: {primary} does not take the new --username, --password or --node-tls: {reason}"
-                ));
+            if changed.iter().any(concerns) {
+                let own = manners(&watched, watched.node_credentials.clone());
+                takes(&*dial, &address, &own, b"ROLE").await.map_err(|reason| {
+                    format!("it would lock everybody out: {address} does not take the new --username, --password or --node-tls: {reason}")
+                })?;
+            }
+            for (name, new) in &rotated {
+                // Whoever the user is, it may ask this.
+                let theirs = manners(&watched, Some((*new).clone()));
+                takes(&*dial, &address, &theirs, b"HELLO").await.map_err(|reason| {
+                    let name = String::from_utf8_lossy(name);
+                    format!("it would lock {name} out: {address} does not take its new node-password-file: {reason}")
+                })?;
             }
         }
         Ok(())
@@ -278,13 +289,26 @@ fn keeps_a_certificate(config: &Config, changed: &[String]) -> Result<(), String
     }
 }
 
-/// `sentinel` answers, and knows the master.
-async fn knows(dial: &dyn Dial, sentinel: &HostPort, watched: &WatcherConfig) -> Result<(), String> {
-    let manners = Manners {
-        credentials: watched.sentinel_credentials.clone(),
+/// As `watched` says, but for who asks.
+fn manners(watched: &WatcherConfig, credentials: Option<Credentials>) -> Manners {
+    Manners {
+        credentials,
         connect_timeout: watched.connect_timeout,
         answer_timeout: watched.node_timeout,
-    };
+    }
+}
+
+/// `node` lets them in, and answers `command` without an error.
+async fn takes(dial: &dyn Dial, node: &HostPort, manners: &Manners, command: &[u8]) -> Result<(), String> {
+    let replies = ask(dial, node, manners, &[&[command]]).await;
+    let replies = replies.map_err(|failure| failure.to_string())?;
+    let refusal = replies.first().and_then(Value::as_error);
+    refusal.map_or(Ok(()), |reason| Err(reason.to_owned()))
+}
+
+/// `sentinel` answers, and knows the master.
+async fn knows(dial: &dyn Dial, sentinel: &HostPort, watched: &WatcherConfig) -> Result<(), String> {
+    let manners = manners(watched, watched.sentinel_credentials.clone());
     let master = watched.master.as_bytes();
     let question: [&[&[u8]]; 1] = [&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", master]];
     let replies = ask(dial, sentinel, &manners, &question).await;

@@ -1,5 +1,7 @@
 //! Who clients are: by the node's word (passthrough), by slipring's (proxy), or nobody in particular (none).
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use testkit::proxy::ProxyBuilder;
 use testkit::{Client, Cluster, Flavor, Login, Node, Proxy, Reply, on_each_server};
@@ -33,7 +35,7 @@ on_each_server! {
         side_by_side(&passthrough)?;
         let proxy = ours().flag("--client-auth", "proxy").flag("--client-password", "for-slipring").start()?;
         by_our_word(&proxy)?;
-        by_our_list(ours())?;
+        by_our_list(&cluster, ours())?;
         let none = ours().flag("--client-auth", "none").start()?;
         unasked(&none)?;
         let mut clients = [logged_in(&passthrough, "AUTH reader only-reads")?, none.client()?, proxy.client()?];
@@ -334,7 +336,7 @@ fn by_our_word(proxy: &Proxy) -> Result<()> {
 }
 
 /// slipring knows names and hashes; the nodes see whom the file says.
-fn by_our_list(builder: ProxyBuilder) -> Result<()> {
+fn by_our_list(cluster: &Cluster, builder: ProxyBuilder) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let at = |name: &str| folder.path().join(name).display().to_string();
     let hash = "#2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -361,7 +363,32 @@ fn by_our_list(builder: ProxyBuilder) -> Result<()> {
     refuses(&mut client, "SET key other", "NOPERM")?;
     let greeting = ask(&mut client, "HELLO 3 AUTH web secret")?;
     ensure!(matches!(greeting, Reply::Map(_)), "{greeting:?}");
-    counts(&mut client, "DEL key", 1)
+    counts(&mut client, "DEL key", 1)?;
+    the_readers_password_rotates(cluster, &proxy, Path::new(&at("reads")))
+}
+
+/// What the file of its password says holds from a reload on, also for who is there already.
+fn the_readers_password_rotates(cluster: &Cluster, proxy: &Proxy, file: &Path) -> Result<()> {
+    let (mut operator, mut report) = (proxy.client()?, proxy.client()?);
+    says(&mut operator, "AUTH web secret", "OK")?;
+    says(&mut report, "AUTH report secret", "OK")?;
+    std::fs::write(file, "reads-on\n")?;
+    let refusal = "ERR nothing is changed: it would lock report out: ";
+    refuses(&mut operator, "PROXY RELOAD", refusal)?;
+    let on_all = |line: &str| -> Result<()> {
+        let nodes = &cluster.shard().nodes;
+        nodes
+            .iter()
+            .try_for_each(|node| node.command(&words(line)).map(drop))
+    };
+    on_all("ACL SETUSER reader >reads-on")?;
+    let reloaded = ask(&mut operator, "PROXY RELOAD")?.texts();
+    ensure!(reloaded == ["OK, changed: users-file"], "{reloaded:?}");
+    on_all("ACL SETUSER reader <only-reads")?;
+    // Another database takes a fresh connection.
+    says(&mut report, "SELECT 3", "OK")?;
+    says(&mut report, "ACL WHOAMI", "reader")?;
+    on_all("ACL SETUSER reader >only-reads <reads-on")
 }
 
 /// Whoever comes is slipring's own user.
