@@ -175,9 +175,8 @@ impl RequestScan {
         limits: &RequestLimits,
         header: Header,
     ) -> Result<Option<i64>, RequestError> {
-        let within = line.len().min(limits.max_inline.saturating_add(1));
         let Some(end) = self
-            .find_end(line, b'\r', within, limits)
+            .find_end(line, b'\r', None, limits)
             .map_err(|TooLong| header.too_long)?
         else {
             return Ok(None);
@@ -202,7 +201,7 @@ impl RequestScan {
 
     fn inline(&mut self, buf: &[u8], limits: &RequestLimits) -> Result<Option<RequestFrame>, RequestError> {
         let Some(end) = self
-            .find_end(buf, b'\n', buf.len(), limits)
+            .find_end(buf, b'\n', Some(0), limits)
             .map_err(|TooLong| RequestError::TooBigInline)?
         else {
             return Ok(None);
@@ -223,21 +222,25 @@ impl RequestScan {
         })))
     }
 
-    /// Where `within` the first bytes of `line` the first `end` stands, and never behind a NUL: the servers look for it
-    /// with `strchr`, which stops there. A header ends within the limit; an inline request may be longer where its end is
-    /// at hand.
+    /// Where in `line` the first `end` stands, and never behind a `hider`: the servers look for the end of an inline
+    /// request with `strchr`, which stops at a NUL. A header ends within the limit; an inline request may be longer where
+    /// its end is at hand.
     fn find_end(
         &mut self,
         line: &[u8],
         end: u8,
-        within: usize,
+        hider: Option<u8>,
         limits: &RequestLimits,
     ) -> Result<Option<usize>, TooLong> {
+        let within = match hider {
+            Some(_) => line.len(),
+            None => line.len().min(limits.max_inline.saturating_add(1)),
+        };
         let fresh = line.get(self.searched..within).unwrap_or_default();
-        match memchr::memchr2(end, 0, fresh) {
+        match memchr::memchr2(end, hider.unwrap_or(end), fresh) {
             Some(at) if fresh.get(at) == Some(&end) => Ok(Some(self.searched.saturating_add(at))),
             _ if line.len() > limits.max_inline => Err(TooLong),
-            // The NUL stays the first thing found.
+            // The hider stays the first thing found.
             Some(at) => {
                 self.searched = self.searched.saturating_add(at);
                 Ok(None)
