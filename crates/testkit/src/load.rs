@@ -10,6 +10,7 @@
 
 mod history;
 mod journal;
+mod verdict;
 mod verify;
 mod worker;
 
@@ -26,7 +27,7 @@ use crate::servers::Login;
 
 pub use history::{History, Hold, Phase};
 pub use journal::{Kind, Operation, Outcome};
-pub use verify::Verdict;
+pub use verdict::Verdict;
 
 use journal::Journal;
 use worker::{Role, Worker};

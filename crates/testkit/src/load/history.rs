@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::journal::{Journal, Kind, Operation, Outcome};
-use super::verify::Verdict;
+use super::verdict::Verdict;
 
 /// All that a load did, in the order in which it ended.
 #[derive(Debug)]
