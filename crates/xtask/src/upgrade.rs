@@ -104,7 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let history = crowd.finish();
         let verdict = history.verify(&mut cluster.primary()?.client()?)?;
         clean &= verdict.is_clean();
-        add(&mut all, history.phase(&verdict, history.started, history.ended));
+        all.add(history.phase(&verdict, history.started, history.ended));
     }
     println!(
         "{} operations, {} writes acknowledged, {transactions} transactions talked step by step, {comers} clients that came and went",
@@ -143,22 +143,6 @@ fn again_and_again(
 fn total(clients: Vec<JoinHandle<Result<u64>>>) -> Result<u64> {
     let done = |client: JoinHandle<Result<u64>>| client.join().expect("it returns what goes wrong");
     clients.into_iter().map(done).sum()
-}
-
-fn add(all: &mut Phase, part: Phase) {
-    all.operations += part.operations;
-    all.acknowledged_writes += part.acknowledged_writes;
-    for (text, times) in part.errors {
-        *all.errors.entry(text).or_default() += times;
-    }
-    for (text, times) in part.unknown {
-        *all.unknown.entry(text).or_default() += times;
-    }
-    all.dropped += part.dropped;
-    all.stale += part.stale;
-    all.lost += part.lost;
-    all.doubled += part.doubled;
-    all.longest_pause = all.longest_pause.max(part.longest_pause);
 }
 
 /// Whoever comes is let in, whichever process it is.

@@ -72,6 +72,43 @@ impl Hold {
     }
 }
 
+// === impl Phase ===
+
+impl Phase {
+    /// Counts what another load did at the same time. The pauses are each load's own.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            operations,
+            acknowledged_writes,
+            errors,
+            unknown,
+            dropped,
+            stale,
+            lost,
+            doubled,
+            contradicted,
+            redelivered,
+            longest_pause,
+            longest_wait,
+        } = other;
+        for (all, more) in [(&mut self.errors, errors), (&mut self.unknown, unknown)] {
+            for (text, times) in more {
+                *all.entry(text).or_default() += times;
+            }
+        }
+        self.operations += operations;
+        self.acknowledged_writes += acknowledged_writes;
+        self.dropped += dropped;
+        self.stale += stale;
+        self.lost += lost;
+        self.doubled += doubled;
+        self.contradicted += contradicted;
+        self.redelivered += redelivered;
+        self.longest_pause = self.longest_pause.max(longest_pause);
+        self.longest_wait = self.longest_wait.max(longest_wait);
+    }
+}
+
 // === impl History ===
 
 impl History {
