@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use testkit::Client;
 use testkit::client::encode;
+use testkit::memory::resident_bytes;
 
 use super::front::Front;
 use super::interrupt::Interrupt;
@@ -13,7 +14,6 @@ use super::lab::{self, Lab};
 use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
-use super::usage::resident_bytes;
 use super::workload::{Kind, Transport};
 
 /// Resident memory of one front, in bytes.

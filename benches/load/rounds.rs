@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use testkit::memory::resident_bytes;
 
 use super::benchmark;
 use super::front::Front;
@@ -204,7 +205,7 @@ impl Contender {
             front_user_us: front_spent.user_us() / count,
             front_system_us: (front_spent.total_us - front_spent.user_us()) / count,
             redis_us: redis_spent.total_us / count,
-            resident_bytes: usage::resident_bytes(front)? as f64,
+            resident_bytes: resident_bytes(front)? as f64,
             backend_connections: backend_connections as f64,
         });
         Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use testkit::memory::{peak_bytes, resident_bytes};
 
 use super::front::Front;
 use super::interrupt::Interrupt;
@@ -13,7 +14,6 @@ use super::lab::{KEY, Lab};
 use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
-use super::usage::{peak_bytes, resident_bytes};
 use super::workload::{Kind, Transport};
 
 /// Resident memory of one front, in bytes.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use testkit::Client;
 use testkit::client::encode;
+use testkit::memory::{peak_bytes, resident_bytes};
 
 use super::front::Front;
 use super::interrupt::Interrupt;
@@ -19,7 +20,6 @@ use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
 use super::sample::median;
-use super::usage::{peak_bytes, resident_bytes};
 use super::workload::{Kind, Transport};
 
 /// One front beside which nobody reads.

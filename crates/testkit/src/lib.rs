@@ -7,6 +7,7 @@
 pub mod client;
 pub mod collector;
 pub mod load;
+pub mod memory;
 pub mod netns;
 pub mod port;
 pub mod process;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
+use testkit::memory::resident_bytes;
 use testkit::servers::target_folder;
 use testkit::wait::wait_for;
 use testkit::{Client, Cluster, Flavor, Load, Proxy};
@@ -244,7 +245,10 @@ impl Measure {
             .output()
             .is_ok_and(|said| said.lines().any(|line| line.starts_with("$1 = ")));
         Ok(Self {
-            held_kib: trimmed.then(|| resident_kib(pid)).transpose()?,
+            held_kib: trimmed
+                .then(|| resident_bytes(pid))
+                .transpose()?
+                .map(|bytes| bytes >> 10),
             ..measure
         })
     }
@@ -252,7 +256,7 @@ impl Measure {
     fn take(proxy: &Proxy) -> Result<Self> {
         let pid = pid(proxy)?;
         Ok(Self {
-            resident_kib: resident_kib(pid)?,
+            resident_kib: resident_bytes(pid)? >> 10,
             held_kib: None,
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
             clients: proxy.metric("slipring_clients", &[])?,
@@ -313,13 +317,6 @@ impl Measure {
 
 fn pid(proxy: &Proxy) -> Result<u32> {
     proxy.process().pid().ok_or_else(|| anyhow!("slipring has ended"))
-}
-
-fn resident_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let resident = resident.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    resident.ok_or_else(|| anyhow!("no VmRSS"))
 }
 
 // === impl Churn ===

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::client::Cause;
+use testkit::memory::resident_bytes;
 use testkit::{Client, Cluster, Flavor, Node, Proxy, on_each_server};
 
-use super::support::{before, resident_bytes, says};
+use super::support::{before, says};
 
 /// A server that answers nothing more within this has nothing to say.
 const SILENCE: Duration = Duration::from_millis(120);

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use testkit::memory::resident_bytes;
 use testkit::{Cluster, Flavor, on_each_server};
 
-use super::support::{PATIENCE, resident_bytes, slipring};
+use super::support::{PATIENCE, slipring};
 
 const WANTED: u64 = 10_000;
 /// Descriptors of this process and of slipring that are no such clients.

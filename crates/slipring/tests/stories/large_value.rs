@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::client::encode;
+use testkit::memory::{peak_bytes, resident_bytes};
 use testkit::{Client, Cluster, Flavor, Proxy, Reply, on_each_server};
 
-use super::support::{before, counts, peak_bytes, resident_bytes, says};
+use super::support::{before, counts, says};
 
 const LARGE: usize = 100 << 20;
 

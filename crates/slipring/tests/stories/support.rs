@@ -187,23 +187,6 @@ pub(crate) fn delivered_once(history: &History, verdict: &Verdict, moved: Move) 
     Ok(())
 }
 
-/// Resident memory of a process, in bytes.
-pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
-    memory(pid, "VmRSS:")
-}
-
-/// The most that it has ever been.
-pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
-    memory(pid, "VmHWM:")
-}
-
-fn memory(pid: u32, row: &str) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(row));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next());
-    Ok(kilobytes.with_context(|| format!("no {row}"))?.parse::<u64>()? * 1024)
-}
-
 /// One subscriber on one connection, from before the story to after it.
 pub(crate) struct Listener {
     thread: JoinHandle<Result<Vec<u64>>>,
