@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use proxy_core::Watch;
 use resp_codec::{Command, CommandSpec, Progress, ReplyScan, RequestLimits, RequestScan};
+use testkit::client::encode;
 
 use crate::in_memory::Bench;
 
@@ -65,7 +66,7 @@ pub const COMMANDS: usize = 800;
 pub struct Prepared {
     case: Case,
     /// What a case without a worker looks at.
-    input: String,
+    input: Vec<u8>,
     worker: Option<(Traffic, Bench)>,
 }
 
@@ -146,9 +147,9 @@ impl Case {
             None => None,
         };
         let pair = match self {
-            Self::Scan => request(&["GET", KEY]) + &request(&["SET", KEY, "xxxxxxxxxxxxxxxx"]),
-            Self::Split => value(SHORT) + OK,
-            _ => String::new(),
+            Self::Scan => [encode(&["GET", KEY]), encode(&["SET", KEY, "xxxxxxxxxxxxxxxx"])].concat(),
+            Self::Split => (value(SHORT) + OK).into_bytes(),
+            _ => Vec::new(),
         };
         Ok(Prepared {
             case: self,
@@ -159,8 +160,8 @@ impl Case {
 
     /// What goes through a worker, where the case has one.
     fn traffic(self) -> Option<Traffic> {
-        let get = request(&["GET", KEY]);
-        let set = |len| request(&["SET", KEY, &"x".repeat(len)]);
+        let get = encode(&["GET", KEY]);
+        let set = |len| encode(&["SET", KEY, &"x".repeat(len)]);
         let (clients, value_bytes, requests, replies, commands) = match self {
             Self::Scan | Self::Lookup | Self::Split => return None,
             Self::Get | Self::Churn => (1, SHORT, get, value(SHORT), 1),
@@ -170,7 +171,7 @@ impl Case {
                 (1, SHORT, get.repeat(16), value(SHORT).repeat(16), 16)
             }
             Self::Mixed => {
-                let (requests, replies) = (get + &set(SHORT), value(SHORT) + OK);
+                let (requests, replies) = ([get, set(SHORT)].concat(), value(SHORT) + OK);
                 (1, SHORT, requests.repeat(8), replies.repeat(8), 16)
             }
             Self::Mset => {
@@ -178,7 +179,7 @@ impl Case {
                 (
                     50,
                     SHORT,
-                    request(&[&["MSET"], &pairs[..]].concat()),
+                    encode(&[&["MSET"], &pairs[..]].concat()),
                     OK.to_owned(),
                     1,
                 )
@@ -186,15 +187,15 @@ impl Case {
             Self::GetKib => (50, 1 << 10, get, value(1 << 10), 1),
             Self::SetKib => (50, SHORT, set(1 << 10), OK.to_owned(), 1),
             Self::Block => {
-                let requests = [request(&["MULTI"]), set(SHORT).repeat(2), request(&["EXEC"])];
+                let requests = [encode(&["MULTI"]), set(SHORT).repeat(2), encode(&["EXEC"])];
                 (1, SHORT, requests.concat(), OK.repeat(4), 4)
             }
-            Self::Lease => (1, SHORT, request(&["BLPOP", KEY, "0"]), OK.to_owned(), 1),
+            Self::Lease => (1, SHORT, encode(&["BLPOP", KEY, "0"]), OK.to_owned(), 1),
         };
         Some(Traffic {
             clients,
             value_bytes,
-            requests: requests.into_bytes(),
+            requests,
             replies,
             commands,
         })
@@ -236,7 +237,7 @@ impl Prepared {
     }
 
     fn run_alone(&self) -> Result<()> {
-        let mut left = self.input.as_bytes();
+        let mut left = self.input.as_slice();
         let mut found = 0;
         match self.case {
             Case::Lookup => {
@@ -267,11 +268,6 @@ impl Prepared {
         ensure!(found == COMMANDS, "{found} of {COMMANDS}");
         Ok(())
     }
-}
-
-fn request(words: &[&str]) -> String {
-    let words = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
-    format!("*{}\r\n", words.len()) + &words.collect::<String>()
 }
 
 fn value(len: usize) -> String {

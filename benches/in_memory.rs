@@ -20,6 +20,7 @@ use sentinel_watcher::{
     BoxIo, Dial, Dialing, Health, HealthFeed, HostPort, Phase, Primary, Shard, TopologyPublisher, hints,
     steering,
 };
+use testkit::client::encode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
@@ -162,18 +163,13 @@ impl Bench {
     /// `GET key`, or `SET key <16 bytes>`, `pipeline` of them in one write; and the length of their replies.
     #[must_use]
     pub fn requests(set: bool, pipeline: usize) -> (Vec<u8>, usize) {
+        const KEY: &str = "key:000000000001";
         let (request, reply) = if set {
-            (
-                "*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000001\r\n$16\r\nxxxxxxxxxxxxxxxx\r\n",
-                "+OK\r\n",
-            )
+            (encode(&["SET", KEY, "xxxxxxxxxxxxxxxx"]), "+OK\r\n")
         } else {
-            (
-                "*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000001\r\n",
-                "$16\r\nxxxxxxxxxxxxxxxx\r\n",
-            )
+            (encode(&["GET", KEY]), "$16\r\nxxxxxxxxxxxxxxxx\r\n")
         };
-        (request.repeat(pipeline).into_bytes(), reply.len() * pipeline)
+        (request.repeat(pipeline), reply.len() * pipeline)
     }
 }
 
