@@ -8,62 +8,52 @@ use testkit::Client;
 use testkit::client::encode;
 use testkit::memory::resident_bytes;
 
+use super::afresh::{self, Measured};
 use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::{self, Lab};
 use super::options::Options;
-use super::peer::Peer;
-use super::progress::progress;
-use super::workload::{Kind, Transport};
+use super::workload::Workload;
 
 /// Resident memory of one front, in bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct IdleResult {
-    pub(super) peer: Peer,
     pub(super) clients: usize,
-    /// Without clients.
-    pub(super) rest_bytes: u64,
     /// More than at rest for each client that has connected and said nothing.
     pub(super) silent_bytes_per_client: f64,
     /// The same after each client has sent a pipeline of 16 SETs of 1 KiB and read the replies.
     pub(super) busy_bytes_per_client: f64,
     /// After all clients have left.
     pub(super) after_bytes: u64,
-    pub(super) failure: Option<String>,
 }
 
 /// Time for a front to put away what it no longer needs.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<IdleResult>> {
+pub(super) fn run(
+    lab: &Lab,
+    options: &Options,
+    workload: &Workload,
+    interrupt: &Interrupt,
+) -> Result<Vec<Measured<IdleResult>>> {
     let clients = options.idle_clients.min(lab::clients_possible()?);
-    lab.fill(16)?;
-    let mut results = Vec::new();
-    for peer in options.peers_facing(&Kind::Idle) {
-        progress(&format!("idle: {peer}"));
-        let front = Front::start(lab, peer, 16, Transport::Plain)?;
-        let mut result = IdleResult {
-            peer,
-            clients,
-            rest_bytes: resident_bytes(front.pid)?,
-            silent_bytes_per_client: 0.0,
-            busy_bytes_per_client: 0.0,
-            after_bytes: 0,
-            failure: None,
-        };
-        if let Err(e) = measure(&front, &mut result, interrupt) {
-            interrupt.check()?;
-            result.failure = Some(format!("{e:#}"));
-        }
-        results.push(result);
-    }
-    progress("");
-    Ok(results)
+    afresh::each(
+        lab,
+        options,
+        workload,
+        interrupt,
+        16,
+        |front, measured: &mut Measured<IdleResult>| {
+            let result = &mut measured.figures;
+            result.clients = clients;
+            measure(front, measured.rest_bytes, result, interrupt)
+        },
+    )
 }
 
-fn measure(front: &Front, result: &mut IdleResult, interrupt: &Interrupt) -> Result<()> {
-    let rest = result.rest_bytes as f64;
+fn measure(front: &Front, rest_bytes: u64, result: &mut IdleResult, interrupt: &Interrupt) -> Result<()> {
+    let rest = rest_bytes as f64;
     let per_client = |resident: u64| (resident as f64 - rest) / result.clients as f64;
     let mut connected: Vec<Client> = Vec::new();
     for n in 0..result.clients {

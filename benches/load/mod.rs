@@ -8,6 +8,7 @@
 //!  options -> lab (redis + sentinel) -> for each workload: fronts started fresh -> rounds -> report -> thresholds
 //! ```
 
+mod afresh;
 mod benchmark;
 mod fairness;
 mod front;
@@ -57,17 +58,17 @@ pub fn run(options: &Options) -> Result<Verdict> {
                 report.workloads.push(result);
             }
             Kind::Idle => {
-                let result = idle::run(&lab, options, &interrupt)?;
+                let result = idle::run(&lab, options, workload, &interrupt)?;
                 println!("{}", report::idle_table(&result));
                 report.idle = result;
             }
             Kind::Through => {
-                let result = through::run(&lab, options, &interrupt)?;
+                let result = through::run(&lab, options, workload, &interrupt)?;
                 println!("{}", report::through_table(&result));
                 report.through = result;
             }
             Kind::Unread => {
-                let result = unread::run(&lab, options, &interrupt)?;
+                let result = unread::run(&lab, options, workload, &interrupt)?;
                 println!("{}", report::unread_table(&result));
                 report.unread = result;
             }

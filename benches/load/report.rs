@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::Serialize;
 
+use super::afresh::Measured;
 use super::fairness::FairnessResult;
 use super::idle::IdleResult;
 use super::options::Options;
@@ -31,10 +32,10 @@ pub(super) struct Report {
     rounds: u32,
     seconds: f64,
     pub(super) workloads: Vec<WorkloadResult>,
-    pub(super) idle: Vec<IdleResult>,
-    pub(super) through: Vec<ThroughResult>,
+    pub(super) idle: Vec<Measured<IdleResult>>,
+    pub(super) through: Vec<Measured<ThroughResult>>,
     pub(super) fairness: Vec<FairnessResult>,
-    pub(super) unread: Vec<UnreadResult>,
+    pub(super) unread: Vec<Measured<UnreadResult>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -187,8 +188,8 @@ fn row(front: &FrontResult, all: &[FrontResult]) -> String {
 }
 
 /// The table of the workload `idle`.
-pub(super) fn idle_table(results: &[IdleResult]) -> String {
-    let clients = results.first().map_or(0, |result| result.clients);
+pub(super) fn idle_table(results: &[Measured<IdleResult>]) -> String {
+    let clients = results.first().map_or(0, |result| result.figures.clients);
     let mut out = format!("{clients} idle clients: resident memory (idle)\n");
     let _ = writeln!(
         out,
@@ -203,9 +204,9 @@ pub(super) fn idle_table(results: &[IdleResult]) -> String {
                 "  {:<11} {:>10.1} {:>16.0} {:>22.0} {:>16.1}",
                 result.peer,
                 mib(result.rest_bytes as f64),
-                result.silent_bytes_per_client,
-                result.busy_bytes_per_client,
-                mib(result.after_bytes as f64)
+                result.figures.silent_bytes_per_client,
+                result.figures.busy_bytes_per_client,
+                mib(result.figures.after_bytes as f64)
             ),
         };
     }
@@ -213,7 +214,7 @@ pub(super) fn idle_table(results: &[IdleResult]) -> String {
 }
 
 /// The table of the workload `through`.
-pub(super) fn through_table(results: &[ThroughResult]) -> String {
+pub(super) fn through_table(results: &[Measured<ThroughResult>]) -> String {
     let mut out = "a value of 512 MiB: resident memory in MiB (through)\n".to_owned();
     let _ = writeln!(
         out,
@@ -229,8 +230,8 @@ pub(super) fn through_table(results: &[ThroughResult]) -> String {
                 "  {:<11} {:>8.1} {:>14.1} {:>14.1}",
                 result.peer,
                 most(result.rest_bytes),
-                most(result.written_peak_bytes),
-                most(result.read_peak_bytes)
+                most(result.figures.written_peak_bytes),
+                most(result.figures.read_peak_bytes)
             ),
         };
     }
@@ -238,8 +239,8 @@ pub(super) fn through_table(results: &[ThroughResult]) -> String {
 }
 
 /// The table of the workload `unread`.
-pub(super) fn unread_table(results: &[UnreadResult]) -> String {
-    let clients = results.first().map_or(0, |result| result.clients);
+pub(super) fn unread_table(results: &[Measured<UnreadResult>]) -> String {
+    let clients = results.first().map_or(0, |result| result.figures.clients);
     let mut out =
         format!("{clients} clients that ask for much and read nothing, and a GET beside them (unread)\n");
     let _ = writeln!(
@@ -253,10 +254,10 @@ pub(super) fn unread_table(results: &[UnreadResult]) -> String {
             "  {:<11} {:>10.1} {:>9.1} {:>15.1} {:>14.1} {:>17.2} {}",
             result.peer,
             mib(result.rest_bytes as f64),
-            mib(result.peak_bytes as f64),
-            mib(result.kernel_bytes as f64),
-            result.first_ms,
-            result.median_ms,
+            mib(result.figures.peak_bytes as f64),
+            mib(result.figures.kernel_bytes as f64),
+            result.figures.first_ms,
+            result.figures.median_ms,
             result.failure.as_deref().unwrap_or_default()
         );
     }

@@ -6,56 +6,46 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use testkit::memory::{peak_bytes, resident_bytes};
+use testkit::memory::peak_bytes;
 
+use super::afresh::{self, Measured};
 use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::{KEY, Lab};
 use super::options::Options;
-use super::peer::Peer;
-use super::progress::progress;
-use super::workload::{Kind, Transport};
+use super::workload::Workload;
 
 /// Resident memory of one front, in bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct ThroughResult {
-    pub(super) peer: Peer,
     pub(super) value_bytes: usize,
-    /// Before.
-    pub(super) rest_bytes: u64,
     /// The most that it was while a value was written, and then read.
     pub(super) written_peak_bytes: u64,
     pub(super) read_peak_bytes: u64,
-    pub(super) failure: Option<String>,
 }
 
 /// As much as Redis takes.
 const VALUE_BYTES: usize = 512 << 20;
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<ThroughResult>> {
-    let mut results = Vec::new();
-    for peer in options.peers_facing(&Kind::Through) {
-        progress(&format!("through: {peer}"));
-        lab.fill(16)?;
-        let front = Front::start(lab, peer, 16, Transport::Plain)?;
-        let mut result = ThroughResult {
-            peer,
-            value_bytes: VALUE_BYTES,
-            rest_bytes: resident_bytes(front.pid)?,
-            written_peak_bytes: 0,
-            read_peak_bytes: 0,
-            failure: None,
-        };
-        if let Err(e) = measure(&front, &mut result) {
-            interrupt.check()?;
-            result.failure = Some(format!("{e:#}"));
-        }
-        results.push(result);
-    }
-    lab.fill(16)?;
-    progress("");
-    Ok(results)
+pub(super) fn run(
+    lab: &Lab,
+    options: &Options,
+    workload: &Workload,
+    interrupt: &Interrupt,
+) -> Result<Vec<Measured<ThroughResult>>> {
+    afresh::each(
+        lab,
+        options,
+        workload,
+        interrupt,
+        16,
+        |front, measured: &mut Measured<ThroughResult>| {
+            let result = &mut measured.figures;
+            result.value_bytes = VALUE_BYTES;
+            measure(front, result)
+        },
+    )
 }
 
 fn measure(front: &Front, result: &mut ThroughResult) -> Result<()> {

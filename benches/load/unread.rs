@@ -11,31 +11,27 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use testkit::Client;
 use testkit::client::encode;
-use testkit::memory::{peak_bytes, resident_bytes};
+use testkit::memory::peak_bytes;
 
+use super::afresh::{self, Measured};
 use super::front::Front;
 use super::interrupt::Interrupt;
 use super::lab::{KEY, Lab};
 use super::options::Options;
-use super::peer::Peer;
-use super::progress::progress;
 use super::sample::median;
-use super::workload::{Kind, Transport};
+use super::workload::Workload;
 
 /// One front beside which nobody reads.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct UnreadResult {
-    pub(super) peer: Peer,
     pub(super) clients: usize,
-    /// Resident memory before, and the most that it was.
-    pub(super) rest_bytes: u64,
+    /// The most that resident memory was.
     pub(super) peak_bytes: u64,
     /// What the kernel had for TCP in the end, beyond what it had before.
     pub(super) kernel_bytes: u64,
     /// How long the first GET beside them took, and the median of the others.
     pub(super) first_ms: f64,
     pub(super) median_ms: f64,
-    pub(super) failure: Option<String>,
 }
 
 const CLIENTS: usize = 1000;
@@ -51,32 +47,26 @@ const PROBES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result<Vec<UnreadResult>> {
-    let mut results = Vec::new();
-    for peer in options.peers_facing(&Kind::Unread) {
-        progress(&format!("unread: {peer}"));
-        lab.fill(VALUE_BYTES)?;
-        let front = Front::start(lab, peer, VALUE_BYTES, Transport::Plain)?;
-        let mut result = UnreadResult {
-            peer,
-            clients: CLIENTS,
-            rest_bytes: resident_bytes(front.pid)?,
-            peak_bytes: 0,
-            kernel_bytes: 0,
-            first_ms: 0.0,
-            median_ms: 0.0,
-            failure: None,
-        };
-        if let Err(e) = measure(&front, &mut result) {
-            interrupt.check()?;
-            result.failure = Some(format!("{e:#}"));
-        }
-        result.peak_bytes = peak_bytes(front.pid)?;
-        results.push(result);
-    }
-    lab.fill(16)?;
-    progress("");
-    Ok(results)
+pub(super) fn run(
+    lab: &Lab,
+    options: &Options,
+    workload: &Workload,
+    interrupt: &Interrupt,
+) -> Result<Vec<Measured<UnreadResult>>> {
+    afresh::each(
+        lab,
+        options,
+        workload,
+        interrupt,
+        VALUE_BYTES,
+        |front, measured: &mut Measured<UnreadResult>| {
+            let result = &mut measured.figures;
+            result.clients = CLIENTS;
+            let outcome = measure(front, result);
+            result.peak_bytes = peak_bytes(front.pid)?;
+            outcome
+        },
+    )
 }
 
 fn measure(front: &Front, result: &mut UnreadResult) -> Result<()> {

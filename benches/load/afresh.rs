@@ -1,0 +1,57 @@
+//! Fronts that are measured one after the other, each started afresh: where memory counts.
+
+use anyhow::Result;
+use serde::Serialize;
+use testkit::memory::resident_bytes;
+
+use super::front::Front;
+use super::interrupt::Interrupt;
+use super::lab::Lab;
+use super::options::Options;
+use super::peer::Peer;
+use super::progress::progress;
+use super::workload::{Transport, Workload};
+
+/// What was measured of one front.
+#[derive(Debug, Serialize)]
+pub(super) struct Measured<F> {
+    pub(super) peer: Peer,
+    /// Resident memory before.
+    pub(super) rest_bytes: u64,
+    #[serde(flatten)]
+    pub(super) figures: F,
+    /// Why some of the figures are missing.
+    pub(super) failure: Option<String>,
+}
+
+/// Measures each front that `workload` concerns before values of `value_bytes`. A front that fails has the figures that it
+/// had by then.
+pub(super) fn each<F: Default>(
+    lab: &Lab,
+    options: &Options,
+    workload: &Workload,
+    interrupt: &Interrupt,
+    value_bytes: usize,
+    measure: impl Fn(&Front, &mut Measured<F>) -> Result<()>,
+) -> Result<Vec<Measured<F>>> {
+    let mut results = Vec::new();
+    for peer in options.peers_facing(&workload.kind) {
+        progress(&format!("{}: {peer}", workload.name));
+        lab.fill(value_bytes)?;
+        let front = Front::start(lab, peer, value_bytes, Transport::Plain)?;
+        let mut result = Measured {
+            peer,
+            rest_bytes: resident_bytes(front.pid)?,
+            figures: F::default(),
+            failure: None,
+        };
+        if let Err(e) = measure(&front, &mut result) {
+            interrupt.check()?;
+            result.failure = Some(format!("{e:#}"));
+        }
+        results.push(result);
+    }
+    lab.fill(16)?;
+    progress("");
+    Ok(results)
+}
