@@ -103,6 +103,13 @@ impl Link {
         });
     }
 
+    /// What a node refuses with READONLY tells that it is the primary no longer.
+    pub(crate) fn heed(&self, refusal: Option<Refusal>) {
+        if refusal == Some(Refusal::Readonly) {
+            self.hint(Suspicion::Demoted);
+        }
+    }
+
     /// Counts a command that has been answered.
     #[inline]
     pub(crate) fn account(&self, shape: Shape, class: Class, outcome: Outcome, elapsed: Duration) {

@@ -4,8 +4,7 @@ use std::io;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Class, Progress, Refusal, ReplyKind, ReplyScan, refusal};
-use sentinel_watcher::Suspicion;
+use resp_codec::{Class, Progress, ReplyKind, ReplyScan, refusal};
 use tokio::time::Instant;
 
 use super::outbox::Place;
@@ -273,9 +272,7 @@ impl State {
 
         let (addressee, shape, place, done) = self.take_front(1);
         if refused || (shape.read && passed == 0 && addressee.is_behind_returned()) {
-            if refusal == Some(Refusal::Readonly) {
-                link.hint(Suspicion::Demoted);
-            }
+            link.heed(refusal);
             let frame = match shape.replies {
                 1 => self
                     .outbox

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, Refusal, ReplyKind, refusal};
-use sentinel_watcher::Suspicion;
 use tokio::time::Instant;
 
 use super::stay::{Call, HeldLease, Stay};
@@ -380,9 +379,7 @@ impl Session {
         let passing =
             refusal.is_some_and(|refusal| link.may_wait_out(refusal, &reply)) && call.shape.refusable;
         if unblocked || (passing && !stay.state.watching) {
-            if refusal == Some(Refusal::Readonly) {
-                link.hint(Suspicion::Demoted);
-            }
+            link.heed(refusal);
             // That slipring itself has let the command go is no answer.
             call.refused = (!unblocked).then_some(reply);
             // A transaction that EXEC has dropped is replayed, on whatever lease comes next.

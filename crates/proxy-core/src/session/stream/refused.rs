@@ -1,7 +1,6 @@
 //! What the node of a streaming session refuses at its entry: it waits, and is sent again to whoever is primary then.
 
-use resp_codec::{Refusal, ReplyKind, refusal};
-use sentinel_watcher::Suspicion;
+use resp_codec::{ReplyKind, refusal};
 
 use super::state::{Fate, LOSSES_BORNE, Stream};
 use crate::backend::Backend;
@@ -19,9 +18,7 @@ impl Session {
         if passing.is_none() || !stream.takes_back() {
             return false;
         }
-        if passing == Some(Refusal::Readonly) {
-            link.hint(Suspicion::Demoted);
-        }
+        link.heed(passing);
         true
     }
 }
