@@ -205,16 +205,20 @@ impl Reloader {
         let concerns = |key: &String| {
             key.starts_with("node-tls") || ["username", "password", "password-file"].contains(&&**key)
         };
-        let [dial, _] = dials(config);
+        let concerned = changed.iter().any(concerns);
         let rotated = self.settings.entry.users.rotated(&config.settings.entry.users);
         let rotated: Vec<_> = rotated.map(|(name, _, new)| (name, new)).collect();
+        if !concerned && rotated.is_empty() {
+            return Ok(());
+        }
+        let [dial, _] = dials(config);
         for master in &self.masters {
             let primary = master.watched.topology.load().shard(0).primary.clone();
             let Some(Primary { address, .. }) = primary else {
                 continue;
             };
             let watched = watching(config, &master.watched.master);
-            if changed.iter().any(concerns) {
+            if concerned {
                 let own = manners(&watched, watched.node_credentials.clone());
                 takes(&*dial, &address, &own, b"ROLE").await.map_err(|reason| {
                     format!("it would lock everybody out: {address} does not take the new --username, --password or --node-tls: {reason}")
