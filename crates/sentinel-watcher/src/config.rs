@@ -42,6 +42,26 @@ pub enum Lag {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LagError(String);
 
+// === impl WatcherConfig ===
+
+impl WatcherConfig {
+    /// The master `name` behind `sentinels`, where nobody asks for a password and addresses are as announced; each
+    /// connection and each answer may take a second.
+    #[must_use]
+    pub fn new(name: &str, sentinels: Vec<HostPort>) -> Self {
+        Self {
+            master: name.to_owned(),
+            sentinels,
+            sentinel_credentials: None,
+            node_credentials: None,
+            address_map: AddressMap::default(),
+            max_replica_lag: None,
+            connect_timeout: Duration::from_secs(1),
+            node_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
 // === impl Lag ===
 
 /// `5s`, `500ms`, `1m`, or a size: `64kb`, `16mb`, `1gb`, `1048576` (bytes). `m` is minutes.

@@ -152,7 +152,7 @@ mod tests {
 
     use proxy_core::{Metrics, TcpDial};
     use sentinel_watcher::{
-        AddressMap, Dial, Epoch, HostPort, Phase, Primary, Shard, TopologyPublisher, WatcherConfig, watcher,
+        Dial, Epoch, HostPort, Phase, Primary, Shard, TopologyPublisher, WatcherConfig, watcher,
     };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -164,16 +164,7 @@ mod tests {
     };
 
     fn master(name: &str) -> (TopologyPublisher, Watched) {
-        let config = WatcherConfig {
-            master: name.to_owned(),
-            sentinels: vec![HostPort::new("127.0.0.1", 1)],
-            sentinel_credentials: None,
-            node_credentials: None,
-            address_map: AddressMap::default(),
-            max_replica_lag: None,
-            connect_timeout: Duration::from_secs(1),
-            node_timeout: Duration::from_secs(1),
-        };
+        let config = WatcherConfig::new(name, vec![HostPort::new("127.0.0.1", 1)]);
         let (_, _, _, health) = watcher(config, Arc::new(DIAL), Arc::new(DIAL));
         let (publisher, topology) = TopologyPublisher::new(Arc::from(name));
         (

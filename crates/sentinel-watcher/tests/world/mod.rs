@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use resp_codec::{Command, RequestLimits, RequestScan, write};
 use sentinel_watcher::{
-    AddressMap, BoxIo, Credentials, Dial, Dialing, Health, HealthFeed, HintSender, HostPort, Phase, Secret,
-    Shard, Steering, TopologyFeed, WatcherConfig, watcher,
+    BoxIo, Credentials, Dial, Dialing, Health, HealthFeed, HintSender, HostPort, Phase, Secret, Shard,
+    Steering, TopologyFeed, WatcherConfig, watcher,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -190,16 +190,7 @@ impl World {
     }
 
     pub(crate) fn config(&self, sentinels: &[u16]) -> WatcherConfig {
-        WatcherConfig {
-            master: "x".to_owned(),
-            sentinels: sentinels.iter().copied().map(at).collect(),
-            sentinel_credentials: None,
-            node_credentials: None,
-            address_map: AddressMap::default(),
-            max_replica_lag: None,
-            connect_timeout: Duration::from_secs(1),
-            node_timeout: Duration::from_secs(1),
-        }
+        WatcherConfig::new("x", sentinels.iter().copied().map(at).collect())
     }
 
     pub(crate) fn watch(&self, config: WatcherConfig) -> Watching {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_core::{Handle, Listener, ReadPolicy, Settings, Upstream, build};
-use sentinel_watcher::{AddressMap, HostPort, Phase, Shard, TopologyFeed, WatcherConfig, watcher};
+use sentinel_watcher::{HostPort, Phase, Shard, TopologyFeed, WatcherConfig, watcher};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,10 @@ impl World {
         Sentinel::introduce(&sentinels);
         let dial = Arc::new(network.dialler("proxy"));
         let told = 1 + rng.below(3) as usize;
-        let config = config(&sentinels[..told]);
+        let addresses = sentinels[..told]
+            .iter()
+            .map(|sentinel| sentinel.address().clone());
+        let config = WatcherConfig::new(MASTER, addresses.collect());
         let (watching, feed, hints, health) = watcher(config, dial.clone(), dial.clone());
         let steering = watching.steering();
         spawn(watching.run(CancellationToken::new()));
@@ -244,21 +247,6 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.sentinels.iter().for_each(Sentinel::part);
-    }
-}
-
-/// What the proxy is told: some of the sentinels.
-fn config(sentinels: &[Sentinel]) -> WatcherConfig {
-    let addresses = sentinels.iter().map(|sentinel| sentinel.address().clone());
-    WatcherConfig {
-        master: MASTER.to_owned(),
-        sentinels: addresses.collect(),
-        sentinel_credentials: None,
-        node_credentials: None,
-        address_map: AddressMap::default(),
-        max_replica_lag: None,
-        connect_timeout: Duration::from_secs(1),
-        node_timeout: Duration::from_secs(1),
     }
 }
 
