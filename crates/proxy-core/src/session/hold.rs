@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Close, Session, shape_of};
 use crate::client::{Before, Returned, Shape};
+use crate::door::Held;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{Counter, Outcome, ResendReason};
@@ -115,6 +116,7 @@ impl Session {
         let mut waiting = VecDeque::new();
         let mut tried_one = false;
         let mut portion = 1;
+        let mut held = None;
         for round in 0.. {
             self.landed().await?;
             let came_back = self.client.has_returned();
@@ -122,17 +124,27 @@ impl Session {
             if waiting.is_empty() {
                 break;
             }
+            if !came_back {
+                held = None;
+            }
             let put_off = waiting.iter().any(is_put_off);
             if put_off {
                 portion = if came_back { 1 } else { portion * 2 };
                 self.read_up().await?;
                 deadline = Instant::now() + self.door.fleet.hold_timeout();
             }
-            if came_back && ((round > 0 && !put_off) || waiting.iter().any(is_refused)) {
+            let again = came_back && ((round > 0 && !put_off) || waiting.iter().any(is_refused));
+            let has_room = !again || self.is_entered(&mut held, &waiting);
+            if again && has_room {
                 self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
                     .await?;
             }
-            let verdict = self.release_all(&waiting, round, &mut applied, deadline).await?;
+            let verdict = if has_room {
+                self.release_all(&waiting, round, &mut held, &mut applied, deadline)
+                    .await?
+            } else {
+                Some(Error::HoldFull.reply())
+            };
             // What a node refused is tried with one command first: if what it was refused for ended in the middle of
             // many, the later ones would be executed and the earlier ones not.
             let one = (came_back || !tried_one) && waiting.iter().any(is_refused) && verdict.is_none();
@@ -154,6 +166,7 @@ impl Session {
         &mut self,
         waiting: &VecDeque<Returned>,
         round: u64,
+        held: &mut Option<Held>,
         applied: &mut SignalFeed,
         deadline: Instant,
     ) -> Result<Option<Bytes>, Close> {
@@ -162,10 +175,9 @@ impl Session {
             all.all(|command| session.plan_returned(command, round) != Plan::Hold)
         };
         if !plannable(self) {
-            let bytes = waiting.iter().map(|command| command.frame.len()).sum();
-            let Some(_held) = self.door.worker.hold(self.door.fleet.upstream(), bytes) else {
+            if !self.is_entered(held, waiting) {
                 return Ok(Some(Error::HoldFull.reply()));
-            };
+            }
             while !plannable(self) && Instant::now() < deadline {
                 if self.changed(applied, deadline).await? && plannable(self) {
                     self.let_subscribers_in().await?;
@@ -173,6 +185,15 @@ impl Session {
             }
         }
         Ok((Instant::now() >= deadline).then(|| self.no_primary()))
+    }
+
+    /// Whether these are in the books as waiting, once for as long as they come back; there may be no room for them.
+    fn is_entered(&self, held: &mut Option<Held>, waiting: &VecDeque<Returned>) -> bool {
+        let bytes = || waiting.iter().map(|command| command.frame.len()).sum();
+        if held.is_none() {
+            *held = self.door.worker.hold(self.door.fleet.upstream(), bytes());
+        }
+        held.is_some()
     }
 
     /// Waits until the client has taken what it must before it gets more; what it says meanwhile is kept, as long as

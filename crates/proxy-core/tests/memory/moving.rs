@@ -238,6 +238,31 @@ fn no_more_bytes_are_held_than_the_bound_allows() {
 }
 
 #[test]
+fn a_read_that_no_node_takes_waits_as_writes_do() {
+    let bound = |settings: &mut proxy_core::Settings| settings.failover_hold_bytes = 1000;
+    run_with(bound, async |world| {
+        let (mut small, mut large) = (world.client(), world.client());
+        assert_eq!(small.ask("SET x 1").await, "+OK");
+        world.a.kill();
+        world.moving();
+        let long = "x".repeat(1000);
+        assert_eq!(large.ask(&format!("GET {long}")).await, HOLD_FULL);
+        small.send("GET x").await;
+        small.hears_nothing_for(HOLD / 2).await;
+        assert!(world.metric("slipring_resends_total", "") > 3.0);
+        assert_eq!(world.metric("slipring_held_commands", ""), 1.0);
+        world.switch();
+        assert_eq!(small.reply().await, "1");
+        assert_eq!(world.metric("slipring_held_commands", ""), 0.0);
+        assert_eq!(
+            world.metric("slipring_hold_duration_seconds", ""),
+            1.0,
+            "one wait"
+        );
+    });
+}
+
+#[test]
 fn a_held_command_of_a_client_that_has_gone_is_dropped() {
     for line in [
         "INCR n",

@@ -472,6 +472,10 @@ fn sum(family: &MetricFamily, label: &str) -> f64 {
         .get_metric()
         .iter()
         .filter(|row| label.is_empty() || row.get_label().iter().any(|pair| pair.value() == label));
-    rows.map(|row| row.get_counter().get_value() + row.get_gauge().get_value())
-        .sum()
+    // Of a histogram, how often.
+    rows.map(|row| {
+        let times = row.get_histogram().get_sample_count() as f64;
+        row.get_counter().get_value() + row.get_gauge().get_value() + times
+    })
+    .sum()
 }
