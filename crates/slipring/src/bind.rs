@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use proxy_core::{Address, Listen, ProxiedListen, TcpListen, TlsListen, UnixListen};
 
-use crate::config::{Config, Door};
+use crate::config::Config;
+use crate::config::doors::Door;
 use crate::upgrade::{Inherited, Predecessor};
 
 /// All that listens.

@@ -1,7 +1,8 @@
 //! From the command line to what the watcher and the data plane take: the checks that concern more than one flag.
 
-mod doors;
-mod error;
+pub(crate) mod doors;
+mod entry;
+pub(crate) mod error;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -14,14 +15,11 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::{AdminSpec, Choice, Cli, Collector, Switch, TlsArgs};
-use crate::entry;
 use crate::facts::Facts;
 use crate::tls::{ClientCertificates, Side, Tls, TlsFiles};
-use doors::doors;
-
-pub(crate) use doors::Door;
-pub(crate) use error::ConfigError;
-pub(crate) use secrets::{credentials, secret};
+use doors::{Door, doors};
+use error::ConfigError;
+use secrets::credentials;
 
 /// Everything that the runtime needs. Holds secrets, so it has no `Debug`.
 pub(crate) struct Config {

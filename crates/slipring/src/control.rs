@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::memory;
 use crate::reload::Reloader;
-use crate::runtime::start;
+
 use crate::service;
 use crate::spans::Spans;
 use crate::status::Status;
+use crate::threads::start;
 use crate::upgrade::{self, House, Predecessor, Successor};
 
 /// A part of slipring died that should not: `EX_SOFTWARE` of sysexits.h.

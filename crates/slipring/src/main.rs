@@ -13,7 +13,6 @@ mod config;
 mod control;
 mod descriptors;
 mod dial;
-mod entry;
 mod facts;
 mod file;
 mod inquiry;
@@ -28,6 +27,7 @@ mod runtime;
 mod service;
 mod spans;
 mod status;
+mod threads;
 mod tls;
 mod upgrade;
 
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         arguments.remove(1);
     }
     if order == Order::Status {
-        return runtime::alone(overview::run(arguments)).unwrap_or_else(|error| {
+        return threads::alone(overview::run(arguments)).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         });
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
         }
     };
     if order == Order::Check {
-        return runtime::alone(async { Ok(check::run(&config).await) }).unwrap_or_else(|error| {
+        return threads::alone(async { Ok(check::run(&config).await) }).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         });

@@ -15,7 +15,8 @@ use resp_codec::Value;
 use sentinel_watcher::{Credentials, Dial, HostPort, Manners, Primary, Steering, WatcherConfig};
 
 use crate::cli::Cli;
-use crate::config::{Config, Door};
+use crate::config::Config;
+use crate::config::doors::Door;
 use crate::descriptors;
 use crate::dial::{LiveDial, dials};
 use crate::facts::Facts;

@@ -1,15 +1,13 @@
-//! Builds all parts, and the threads they run on: one a worker, and the control thread (the first one).
+//! Builds all parts, and runs them.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use proxy_core::{Listener, Upstream, Worker};
+use proxy_core::{Listener, Upstream};
 use sentinel_watcher::{Dial, Watcher, WatcherConfig, watcher};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::sync::{mpsc, watch};
 
 use crate::admin::Admin;
 use crate::bind::{Bound, bind};
@@ -21,6 +19,7 @@ use crate::log::Level;
 use crate::reload::{Master, Reloader};
 use crate::spans::{self, Spans};
 use crate::status::Status;
+use crate::threads;
 use crate::upgrade::{Inherited, Successor};
 
 /// Binds, starts and serves, until drained by a signal.
@@ -30,14 +29,14 @@ use crate::upgrade::{Inherited, Successor};
 pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) -> anyhow::Result<ExitCode> {
     config.settings.max_clients =
         descriptors::make_room(config.settings.max_clients, config.settings.workers);
-    let control_runtime = runtime()?;
+    let event_loop = threads::event_loop()?;
     let (successor, inherited) = match &config.upgrade.from {
-        Some(path) => control_runtime
+        Some(path) => event_loop
             .block_on(Successor::knock(path))
             .map(|(successor, sockets)| (Some(successor), sockets))?,
         None => (None, Inherited::from_service_manager()),
     };
-    let bound = control_runtime.block_on(async { bind(&config, inherited) })?;
+    let bound = event_loop.block_on(async { bind(&config, inherited) })?;
     log_start(&config, &bound);
 
     let live = dials(&config).map(LiveDial::new);
@@ -94,12 +93,7 @@ pub(crate) fn run(mut config: Config, arguments: Vec<OsString>, level: Level) ->
             level,
         },
     };
-    control_runtime.block_on(control.run())
-}
-
-/// Runs `work` on this thread, and nothing beside it.
-pub(crate) fn alone<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    runtime()?.block_on(work)
+    event_loop.block_on(control.run())
 }
 
 /// Who follows this master, and what it is followed for.
@@ -114,21 +108,6 @@ fn watch(master: WatcherConfig, [sentinels, nodes]: [&Arc<dyn Dial>; 2]) -> (Wat
         steering: watcher.steering(),
     };
     (watcher, upstream)
-}
-
-/// Runs `worker` on a thread of its own.
-pub(crate) fn start((number, worker): (usize, Worker)) -> anyhow::Result<oneshot::Receiver<()>> {
-    let (sender, ended) = oneshot::channel();
-    let runtime = runtime()?;
-    std::thread::Builder::new()
-        .name(format!("worker-{number}"))
-        .spawn(move || {
-            LocalSet::new().block_on(&runtime, worker.run());
-            // The control thread may have ended already, at the second signal.
-            let _ = sender.send(());
-        })
-        .with_context(|| format!("cannot start the thread of worker {number}"))?;
-    Ok(ended)
 }
 
 /// The one line that says what runs here, with the real ports; before it, what is wrong with it.
@@ -167,11 +146,4 @@ fn log_start(config: &Config, bound: &Bound) {
         max_clients = config.settings.max_clients,
         "slipring starts"
     );
-}
-
-fn runtime() -> anyhow::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot create an event loop")
 }

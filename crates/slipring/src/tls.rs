@@ -16,7 +16,7 @@ use tokio_rustls::rustls::server::{
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use crate::config::ConfigError;
+use crate::config::error::ConfigError;
 
 /// One of the three sides on which TLS is spoken, as its flags begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

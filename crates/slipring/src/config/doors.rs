@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proxy_core::{Address, ReadPolicy};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use crate::cli::{Cli, ListenSpec, Transport};
 
 /// One address that clients connect to, before it is bound.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use sentinel_watcher::{Credentials, Secret};
 
-use super::ConfigError;
+use super::error::ConfigError;
 
 /// `flags`: that of the user name, and that of the file.
-pub(crate) fn credentials(
+pub(super) fn credentials(
     flags: [&'static str; 2],
     username: Option<&str>,
     given: Option<&Secret>,
@@ -28,7 +28,7 @@ pub(crate) fn credentials(
 }
 
 /// A secret as given, or out of its file, less the newline that editors put at the end.
-pub(crate) fn secret(
+pub(super) fn secret(
     flag: &'static str,
     given: Option<&Secret>,
     file: Option<&Path>,

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use proxy_core::{ClientAuth, Entry, PasswordHash, User, Users};
 use serde::Deserialize;
 
+use super::doors::Door;
+use super::error::ConfigError;
+use super::secrets::{credentials, secret};
 use crate::cli::ClientArgs;
-use crate::config::{ConfigError, Door, credentials, secret};
 
 /// One section of the file of users.
 #[derive(Deserialize)]
@@ -28,7 +30,7 @@ const TAKES: &str =
     "a section [NAME] takes passwords = [\"#SHA-256\", ...], node-user and node-password-file";
 
 /// Who clients are, and who may enter.
-pub(crate) fn read(flags: &ClientArgs, doors: &[Door]) -> Result<(ClientAuth, Entry), ConfigError> {
+pub(super) fn read(flags: &ClientArgs, doors: &[Door]) -> Result<(ClientAuth, Entry), ConfigError> {
     let password = secret(
         "--client-password-file",
         flags.client_password.as_ref(),
