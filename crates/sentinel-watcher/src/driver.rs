@@ -31,7 +31,9 @@ use crate::hint::{HintReceiver, HintSender, hints};
 use crate::limits;
 use crate::link::Manners;
 use crate::machine::{Action, Input, Machine, Rules};
-use crate::steering::{HandedOver, Handover, Steering, SteeringOrder, SteeringReceiver, steering};
+use crate::steering::{
+    HandedOver, Handover, ORDERS_WAITING, Steering, SteeringOrder, SteeringReceiver, steering,
+};
 use crate::task::{Task, Tasks};
 use crate::topology::{HostPort, TopologyFeed, TopologyPublisher};
 
@@ -102,6 +104,8 @@ struct Driver {
     feed: TopologyFeed,
     /// The failover that an operator asked for last.
     handover: Option<Task>,
+    /// Operators who wait until writes do, or flow again.
+    paused: Vec<oneshot::Sender<()>>,
 }
 
 struct WatchedSentinel {
@@ -156,6 +160,7 @@ impl Watcher {
             nodes: BTreeMap::new(),
             feed,
             handover: None,
+            paused: Vec::new(),
         };
         driver.obey(first);
         health.publish(driver.machine.health());
@@ -173,9 +178,9 @@ impl Watcher {
                         continue;
                     }
                 },
-                order = orders.next(), if steered => match order {
+                order = orders.next(), if steered && driver.paused.len() < ORDERS_WAITING => match order {
                     Some(SteeringOrder::Pause(paused, done)) => {
-                        let _ = done.send(());
+                        driver.paused.push(done);
                         Input::Paused(paused)
                     }
                     Some(SteeringOrder::Handover(handover, outcome)) => {
@@ -197,6 +202,7 @@ impl Watcher {
             let actions = driver.machine.step(input, Instant::now());
             driver.obey(actions);
             health.publish(driver.machine.health());
+            driver.answer_pauses();
         }
     }
 }
@@ -231,6 +237,15 @@ impl Driver {
                     self.publisher.publish(shard);
                 }
                 Action::Log(note) => note.log(&self.master),
+            }
+        }
+    }
+
+    /// What PAUSE and RESUME order has come to be: an order behind them may count on it.
+    fn answer_pauses(&mut self) {
+        if !self.machine.is_clearing() {
+            for done in self.paused.drain(..) {
+                let _ = done.send(());
             }
         }
     }

@@ -43,7 +43,7 @@ use crate::topology::{Epoch, HostPort, Shard};
 use crate::verify::Verdict;
 
 use self::belief::Claim;
-use self::episode::Episode;
+use self::episode::{Episode, Progress};
 use self::node::Node;
 use self::problem::unverifiable;
 use self::sentinel::{Change, Sentinel};
@@ -199,6 +199,13 @@ impl Machine {
     /// When [`Input::Tick`] is due, if no other input comes before.
     pub(crate) const fn wake(&self) -> Option<Instant> {
         self.wake
+    }
+
+    /// Commands are about to flow again: nothing holds them but that the primary has not answered since.
+    pub(crate) fn is_clearing(&self) -> bool {
+        self.episode
+            .as_ref()
+            .is_some_and(|episode| matches!(episode.progress, Progress::Clearing(_)))
     }
 
     /// What `/readyz` and `/metrics` show.

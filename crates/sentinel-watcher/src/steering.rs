@@ -10,7 +10,7 @@ use crate::config::WatcherConfig;
 use crate::topology::{Epoch, HostPort};
 
 /// How many orders may wait; one more is refused.
-const ORDERS_WAITING: usize = 16;
+pub(crate) const ORDERS_WAITING: usize = 16;
 
 /// A failover that an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct HandedOver {
 
 /// One order, and where its outcome goes. An error is a sentence that says what was undone, too.
 pub(crate) enum SteeringOrder {
-    /// Hold all writes until further notice, or no longer.
+    /// Hold all writes until further notice, or no longer; answered once that is so.
     Pause(bool, oneshot::Sender<()>),
     /// Fail over.
     Handover(Handover, oneshot::Sender<Result<HandedOver, String>>),
@@ -91,12 +91,12 @@ pub fn steering() -> (Steering, SteeringReceiver) {
 // === impl Steering ===
 
 impl Steering {
-    /// Holds all writes until [`Self::resume`]. False: nobody took the order.
+    /// Holds all writes until [`Self::resume`]; they are held when this ends. False: nobody took the order.
     pub async fn pause(&self) -> bool {
         self.set_paused(true).await
     }
 
-    /// Lets them flow again. False: nobody took the order.
+    /// Lets them flow again. They do when this ends, unless something else holds them. False: nobody took the order.
     pub async fn resume(&self) -> bool {
         self.set_paused(false).await
     }

@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use sentinel_watcher::{FailoverEnd, Hint, Phase, SentinelState, Suspicion};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use world::{Manner, Part, Watching, World, at, credentials, is_primary};
 
@@ -422,6 +422,32 @@ async fn another_configuration_is_taken_while_it_watches() {
     world.kill(101);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(watching.health.load().sentinels.len(), 2);
+}
+
+/// An order right behind RESUME may count on writes that flow, one behind PAUSE on writes that wait.
+#[tokio::test(start_paused = true)]
+async fn a_pause_and_its_end_are_answered_once_they_are_so() {
+    let world = World::regular();
+    let watching = serving(&world).await;
+    let steering = &watching.steering;
+    assert!(steering.pause().await);
+    assert_eq!(watching.phase(), Phase::Moving);
+    // They flow again once the primary has answered since.
+    sleep(Duration::from_millis(10)).await;
+    world.manner(1, Manner::Hang);
+    let mut resumed = std::pin::pin!(steering.resume());
+    let early = timeout(Duration::from_millis(100), &mut resumed).await;
+    assert!(early.is_err() && watching.phase() == Phase::Moving);
+    world.manner(1, Manner::Answer);
+    world.cut(1);
+    assert!(resumed.await);
+    assert_eq!(watching.phase(), Phase::Serving);
+    // One that has died meanwhile holds them itself.
+    assert!(steering.pause().await);
+    world.kill(1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(steering.resume().await);
+    assert_eq!(watching.phase(), Phase::Moving);
 }
 
 /// A password that nobody wants is no fault.
