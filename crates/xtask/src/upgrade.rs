@@ -52,7 +52,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     println!("building slipring ...");
     let build = Tool::cargo(&["build", "--release", "--package", "slipring"]);
     ensure!(build.passes()?, "slipring does not build");
-    let cluster = Cluster::builder(options.server).start()?;
+    // Sentinels that a stalled machine makes call the primary down would hold writes for two seconds, with nobody elected.
+    let patient = Duration::from_secs(20);
+    let cluster = Cluster::builder(options.server).down_after(patient).start()?;
     let program = target_folder().join("release").join("slipring");
     let mut proxy = Proxy::builder(program).sentinels(&cluster).upgradable().start()?;
     let crowd = |number| {
