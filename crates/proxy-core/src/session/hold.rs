@@ -134,10 +134,12 @@ impl Session {
                 deadline = Instant::now() + self.door.fleet.hold_timeout();
             }
             let again = came_back && ((round > 0 && !put_off) || waiting.iter().any(is_refused));
-            let has_room = !again || self.is_entered(&mut held, &waiting);
+            let has_room = !again || self.enter(&mut held, &waiting);
             if again && has_room {
-                self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
-                    .await?;
+                let until = deadline.min(Instant::now() + pause.next());
+                if self.changed(&mut applied, until).await? {
+                    self.let_subscribers_in().await?;
+                }
             }
             let verdict = if has_room {
                 self.release_all(&waiting, round, &mut held, &mut applied, deadline)
@@ -175,7 +177,7 @@ impl Session {
             all.all(|command| session.plan_returned(command, round) != Plan::Hold)
         };
         if !plannable(self) {
-            if !self.is_entered(held, waiting) {
+            if !self.enter(held, waiting) {
                 return Ok(Some(Error::HoldFull.reply()));
             }
             while !plannable(self) && Instant::now() < deadline {
@@ -187,8 +189,8 @@ impl Session {
         Ok((Instant::now() >= deadline).then(|| self.no_primary()))
     }
 
-    /// Whether these are in the books as waiting, once for as long as they come back; there may be no room for them.
-    fn is_entered(&self, held: &mut Option<Held>, waiting: &VecDeque<Returned>) -> bool {
+    /// Enters these in the books as waiting, once for as long as they come back. False: there is no room for them.
+    fn enter(&self, held: &mut Option<Held>, waiting: &VecDeque<Returned>) -> bool {
         let bytes = || waiting.iter().map(|command| command.frame.len()).sum();
         if held.is_none() {
             *held = self.door.worker.hold(self.door.fleet.upstream(), bytes());
