@@ -221,6 +221,15 @@ fn a_watch_that_saw_a_move_makes_exec_answer_null() {
             client.ask("WATCH w; MULTI; INCR n; EXEC").await,
             "+OK +OK +QUEUED [:1]"
         );
+        // Blocked meanwhile.
+        client.send("WATCH w; BLPOP q 0; MULTI; INCR n; EXEC").await;
+        settle().await;
+        world.moving();
+        settle().await;
+        world.serve(&world.b);
+        settle().await;
+        world.b.run("RPUSH q x");
+        assert_eq!(client.replies(5).await, "+OK [q x] +OK +QUEUED nil");
     });
 }
 

@@ -207,6 +207,51 @@ fn refused_writes_are_tried_one_first() {
 }
 
 #[test]
+fn who_is_served_again_waits_no_longer() {
+    run(async |world| {
+        world.a.become_a(Temper::Loading);
+        let mut client = world.client();
+        client.send("RPUSH l 1; RPUSH l 2").await;
+        client.hears_nothing_for(Duration::from_secs(1)).await;
+        let held = || world.metric("slipring_held_commands", "");
+        assert_eq!(held(), 1.0);
+        world.a.once("RPUSH l 2", Fault::Delay(Duration::from_secs(1)));
+        world.a.become_a(Temper::Primary);
+        assert_eq!(client.reply().await, ":1");
+        settle().await;
+        assert_eq!(held(), 0.0, "the second is under way");
+        assert_eq!(client.reply().await, ":2");
+    });
+}
+
+#[test]
+fn what_is_refused_behind_a_watch_makes_exec_answer_null() {
+    run(async |world| {
+        let (mut client, mut other) = (world.client(), world.client());
+        for (refused, reply) in [
+            ("MULTI; INCR n; EXEC", "+OK +QUEUED nil"),
+            ("GET a; MULTI; INCR n; EXEC", "1 +OK +QUEUED nil"),
+        ] {
+            assert_eq!(client.ask("WATCH a").await, "+OK");
+            assert_eq!(other.ask("SET a 1").await, "+OK");
+            world.a.once(
+                "GET a",
+                Fault::Answer("-LOADING Redis is loading the dataset in memory\r\n"),
+            );
+            let answer = "-EXECABORT Transaction discarded because of: READONLY\r\n";
+            world.a.once("EXEC", Fault::Answer(answer));
+            assert_eq!(client.ask(refused).await, reply);
+            world.a.forgive();
+        }
+        assert_eq!(world.a.text("n"), None);
+        assert_eq!(
+            client.ask("WATCH a; MULTI; INCR n; EXEC").await,
+            "+OK +OK +QUEUED [:1]"
+        );
+    });
+}
+
+#[test]
 fn a_read_behind_a_write_that_came_too_late_keeps_its_answer() {
     run(async |world| {
         world.a.once(

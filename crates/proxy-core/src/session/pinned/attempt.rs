@@ -378,10 +378,14 @@ impl Session {
         }
         let passing =
             refusal.is_some_and(|refusal| link.may_wait_out(refusal, &reply)) && call.shape.refusable;
-        if unblocked || (passing && !stay.state.watching) {
+        if unblocked || passing {
             link.heed(refusal);
             // That slipring itself has let the command go is no answer.
             call.refused = (!unblocked).then_some(reply);
+            if stay.state.watching {
+                // The next lease does not watch.
+                stay.lose();
+            }
             // A transaction that EXEC has dropped is replayed, on whatever lease comes next.
             stay.held = None;
             return Attempt::Again;
