@@ -60,16 +60,26 @@ impl Bystanders {
             ask(&mut pattern, "PSUBSCRIBE by:*")?.items().len() == 3,
             "PSUBSCRIBE"
         );
+        let popping = blocked("BLPOP by:queue 0")?;
+        let reading = blocked("XREAD BLOCK 0 STREAMS by:stream $")?;
+        let timed_since = Instant::now();
+        let timed = blocked(&format!("BLPOP by:nothing {TIMED_SECS}"))?;
+        proxy.process().wait_until("three to be blocked", || {
+            let info = ask(&mut idle, "INFO clients")?;
+            let waiting = info.text().unwrap_or_default().contains("\nblocked_clients:3\r");
+            ensure!(waiting, "{info:?}");
+            Ok(())
+        })?;
         Ok(Self {
             idle,
             database,
             third,
             queued,
             watching,
-            popping: blocked("BLPOP by:queue 0")?,
-            reading: blocked("XREAD BLOCK 0 STREAMS by:stream $")?,
-            timed: blocked(&format!("BLPOP by:nothing {TIMED_SECS}"))?,
-            timed_since: Instant::now(),
+            popping,
+            reading,
+            timed,
+            timed_since,
             pattern,
         })
     }
@@ -124,14 +134,11 @@ impl Bystanders {
         let popped = self.popping.read()?;
         if old == Node::Demoted {
             ensure!(popped.texts() == ["by:queue", "element"], "{popped:?}");
-            // It has waited here and there for as long as it was told, and no longer.
+            // It has waited here and there for as long as it was told. (That it waits no longer is asked in memory, where
+            // a slow machine has no say in it.)
             ensure!(self.timed.read()? == Reply::Null, "BLPOP that runs out");
             let waited = self.timed_since.elapsed();
-            let asked = Duration::from_secs(TIMED_SECS);
-            ensure!(
-                waited >= asked && waited < asked * 2,
-                "{waited:?} instead of {asked:?}"
-            );
+            ensure!(waited >= Duration::from_secs(TIMED_SECS), "{waited:?}");
         } else {
             ensure!(popped.items().len() == 2, "{popped:?}");
             ensure!(self.timed.read()?.items().len() == 2, "the second BLPOP");

@@ -33,6 +33,11 @@ fn kept(scenario: Scenario, flavor: Flavor, login: Option<Login>) -> Result<()> 
     Ok(())
 }
 
+/// Rows that are played once before each server are played with passwords before one of them.
+fn password_of(flavor: Flavor) -> Option<Login> {
+    password().filter(|_| flavor == Flavor::Valkey)
+}
+
 fn password() -> Option<Login> {
     Some(Login {
         user: None,
@@ -46,7 +51,7 @@ on_each_server! {
     }
 
     fn ten_planned_in_a_row(flavor: Flavor) -> Result<()> {
-        kept(Scenario::TenPlanned, flavor, None)
+        kept(Scenario::TenPlanned, flavor, password_of(flavor))
     }
 
     fn kill_with_passwords(flavor: Flavor) -> Result<()> {
@@ -58,23 +63,23 @@ on_each_server! {
     }
 
     fn primary_cut_off(flavor: Flavor) -> Result<()> {
-        kept(Scenario::Partition, flavor, None)
+        kept(Scenario::Partition, flavor, password_of(flavor))
     }
 
     fn replica_killed(flavor: Flavor) -> Result<()> {
-        kept(Scenario::ReplicaKilled, flavor, None)
+        kept(Scenario::ReplicaKilled, flavor, password_of(flavor))
     }
 
     fn leader_killed(flavor: Flavor) -> Result<()> {
-        kept(Scenario::LeaderKilled, flavor, None)
+        kept(Scenario::LeaderKilled, flavor, password_of(flavor))
     }
 
     fn sentinels_lost(flavor: Flavor) -> Result<()> {
-        kept(Scenario::SentinelsLost, flavor, None)
+        kept(Scenario::SentinelsLost, flavor, password_of(flavor))
     }
 
     fn node_restarted_with_much_to_load(flavor: Flavor) -> Result<()> {
-        kept(Scenario::Loading, flavor, None)
+        kept(Scenario::Loading, flavor, password_of(flavor))
     }
 
     fn slipring_before_the_cluster_with_passwords(flavor: Flavor) -> Result<()> {
@@ -82,6 +87,6 @@ on_each_server! {
     }
 
     fn replies_destroyed(flavor: Flavor) -> Result<()> {
-        kept(Scenario::RepliesDestroyed, flavor, None)
+        kept(Scenario::RepliesDestroyed, flavor, password_of(flavor))
     }
 }
