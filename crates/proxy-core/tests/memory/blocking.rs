@@ -124,20 +124,24 @@ fn a_former_primary_is_not_believed_to_have_popped_in_time() {
 
 #[test]
 fn a_demoted_node_lets_its_blocked_clients_go_and_they_wait_for_the_new_one() {
-    run(async |world| {
-        let mut client = world.client();
-        client.send("BLPOP q 0").await;
-        settle().await;
-        world.a.become_a(Temper::Replica);
-        client.hears_nothing_for(SECOND).await;
-        world.moving();
-        client.hears_nothing_for(SECOND).await;
-        world.switch();
-        settle().await;
-        assert_eq!(world.b.blocked(), 1);
-        world.b.run("RPUSH q x");
-        assert_eq!(client.reply().await, "[q x]");
-    });
+    for (before, replies) in [("PING", 1), ("HELLO 3; SUBSCRIBE s", 2)] {
+        run(async |world| {
+            let mut client = world.client();
+            client.send(before).await;
+            client.replies(replies).await;
+            client.send("BLPOP q 0").await;
+            settle().await;
+            world.a.become_a(Temper::Replica);
+            client.hears_nothing_for(SECOND).await;
+            world.moving();
+            client.hears_nothing_for(SECOND).await;
+            world.switch();
+            settle().await;
+            assert_eq!(world.b.blocked(), 1, "{before}");
+            world.b.run("RPUSH q x");
+            assert_eq!(client.reply().await, "[q x]", "{before}");
+        });
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use sentinel_watcher::Phase;
 use tokio::time::{Instant, sleep};
 
 use crate::common::client::Client;
+use crate::common::network::Manner;
 use crate::common::node::{Fault, Temper};
 use crate::common::world::{HOLD, NO_PRIMARY, World, run, run_with, settle};
 
@@ -234,6 +235,43 @@ fn no_more_bytes_are_held_than_the_bound_allows() {
         assert_eq!(three.reply().await, "+OK");
         assert_eq!(world.b.text("one"), None, "its client has gone");
         assert_eq!(world.b.text("two"), None);
+    });
+}
+
+#[test]
+fn what_has_not_reached_the_node_and_what_subscribers_say_is_bounded_as_well() {
+    let bound = |settings: &mut proxy_core::Settings| settings.failover_hold_bytes = 1000;
+    run_with(bound, async |world| {
+        let (mut small, mut large, mut subscriber) = (world.client(), world.client(), world.client());
+        subscriber.send("HELLO 3; SUBSCRIBE s").await;
+        subscriber.replies(2).await;
+        world.a.dials(Manner::Swallow);
+        let value = "v".repeat(1000);
+        small.send("SET small 1").await;
+        large.send(&format!("SET large {value}")).await;
+        settle().await;
+        world.moving();
+        assert_eq!(large.reply().await, HOLD_FULL);
+        assert_eq!(subscriber.ask(&format!("SET large {value}")).await, HOLD_FULL);
+        // What stands behind a command waits with it.
+        let behind = format!("SET other 1; SET large {value}");
+        assert_eq!(
+            world.client().ask(&behind).await,
+            format!("{HOLD_FULL} {HOLD_FULL}")
+        );
+        subscriber.send("SET other 1").await;
+        subscriber.hears_nothing_for(HOLD / 2).await;
+        world.switch();
+        assert_eq!(small.reply().await, "+OK");
+        assert_eq!(subscriber.reply().await, "+OK");
+        assert_eq!(world.b.text("large"), None);
+        // The next time is a time of its own.
+        sleep(2 * HOLD).await;
+        world.moving();
+        subscriber.send("SET other 2").await;
+        subscriber.hears_nothing_for(HOLD / 2).await;
+        world.phase(Phase::Serving);
+        assert_eq!(subscriber.reply().await, "+OK");
     });
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proxy_core::Settings;
 use tokio::time::Instant;
 
+use crate::common::node::Fault;
 use crate::common::world::{World, run_with, settle};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -137,6 +138,7 @@ fn shared_subscriptions_move_before_held_messages_flow() {
         world.moving();
         publisher.send("PUBLISH news late").await;
         publisher.hears_nothing_for(SECOND).await;
+        world.b.always("SUBSCRIBE", Fault::Delay(SECOND / 50));
         world.switch();
         assert_eq!(publisher.reply().await, ":1", "it had arrived");
         for subscriber in &mut subscribers {

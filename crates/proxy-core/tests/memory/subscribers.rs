@@ -44,24 +44,30 @@ fn subscribers_move_before_held_messages_flow() {
     });
 }
 
-/// Nobody has said that the primary moves before another one is there: who could not reach it waits all the same.
+/// Who could not reach the primary waits as who was held, be it said that it moves or not.
 #[test]
 fn subscribers_move_before_messages_that_found_the_primary_dead() {
-    run(async |world| {
-        let (mut subscriber, mut publisher) = (world.client(), world.client());
-        assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
-        assert_eq!(publisher.ask("PUBLISH news early").await, ":1");
-        world.a.kill();
-        publisher.send("PUBLISH news late").await;
-        publisher.hears_nothing_for(SECOND).await;
-        world
-            .b
-            .always("SUBSCRIBE", Fault::Delay(Duration::from_millis(20)));
-        world.switch();
-        assert_eq!(publisher.reply().await, ":1");
-        let messages = "[message news early] [message news late]";
-        assert_eq!(subscriber.replies(2).await, messages);
-    });
+    for is_said in [true, false] {
+        run(async |world| {
+            let (mut subscriber, mut publisher) = (world.client(), world.client());
+            assert_eq!(subscriber.ask("SUBSCRIBE news").await, "[subscribe news :1]");
+            assert_eq!(publisher.ask("PUBLISH news early").await, ":1");
+            world.a.kill();
+            publisher.send("PUBLISH news late").await;
+            publisher.hears_nothing_for(SECOND).await;
+            if is_said {
+                world.moving();
+                publisher.hears_nothing_for(SECOND).await;
+            }
+            world
+                .b
+                .always("SUBSCRIBE", Fault::Delay(Duration::from_millis(20)));
+            world.switch();
+            assert_eq!(publisher.reply().await, ":1", "said: {is_said}");
+            let messages = "[message news early] [message news late]";
+            assert_eq!(subscriber.replies(2).await, messages);
+        });
+    }
 }
 
 #[test]
