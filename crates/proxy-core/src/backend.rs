@@ -252,8 +252,7 @@ impl Backend {
 
     /// Ends once the shared connections have answered all that was sent until now.
     pub(crate) async fn drained(&self) {
-        let muxes: Vec<_> = self.muxes.borrow().iter().flatten().cloned().collect();
-        for mux in muxes.iter().filter(|mux| mux.owes_answers()) {
+        for mux in self.shared().iter().filter(|mux| mux.owes_answers()) {
             mux.ask(b"*1\r\n$4\r\nPING\r\n", own_shape(b"ping")).await;
         }
     }
@@ -261,15 +260,7 @@ impl Backend {
     /// The node is no longer what it was: nothing new enters, what is unanswered gets its end.
     pub(crate) fn fence(&self) {
         self.fenced.set(true);
-        for mux in self
-            .muxes
-            .borrow()
-            .iter()
-            .flatten()
-            .chain(self.leaving.borrow().iter())
-        {
-            mux.cut();
-        }
+        self.shared().iter().for_each(|mux| mux.cut());
         self.pools.borrow().iter().flatten().for_each(|pool| pool.close());
     }
 
@@ -295,19 +286,12 @@ impl Backend {
 
     /// None of its shared connections owes an answer to what may write.
     pub(crate) fn is_quiet(&self) -> bool {
-        let (muxes, leaving) = (self.muxes.borrow(), self.leaving.borrow());
-        muxes
-            .iter()
-            .flatten()
-            .chain(leaving.iter())
-            .all(|mux| mux.is_quiet())
+        self.shared().iter().all(|mux| mux.is_quiet())
     }
 
     /// Cuts the shared connections: their reads travel again, on fresh ones.
     pub(crate) fn cut(&self) {
-        for mux in self.muxes.borrow().iter().flatten() {
-            mux.cut();
-        }
+        self.shared().iter().for_each(|mux| mux.cut());
     }
 
     /// Reaps what nobody uses. True: a mux has been silent past `--node-timeout`.
@@ -318,17 +302,24 @@ impl Backend {
             .iter()
             .flatten()
             .for_each(|pool| pool.reap(idle));
-        let leaving = &mut *self.leaving.borrow_mut();
-        leaving.retain(|mux| !mux.is_closed());
+        let leaving = {
+            let leaving = &mut *self.leaving.borrow_mut();
+            leaving.retain(|mux| !mux.is_closed());
+            leaving.len()
+        };
+        if leaving < limits::LEAVING_CONNECTIONS {
+            let muxes = self.muxes.borrow();
+            let congested = muxes.iter().flatten().filter(|mux| mux.is_congested(now));
+            congested.for_each(|mux| mux.retire());
+        }
         let timeout = self.link.settings.get().node_timeout;
-        let muxes = self.muxes.borrow();
-        muxes
-            .iter()
-            .flatten()
-            .chain(leaving.iter())
-            .filter(|mux| mux.pulse(now, timeout))
-            .count()
-            > 0
+        self.shared().iter().filter(|mux| mux.pulse(now, timeout)).count() > 0
+    }
+
+    /// All its shared connections: those that take new commands, and those that only finish what they have.
+    fn shared(&self) -> Vec<Rc<Mux>> {
+        let (muxes, leaving) = (self.muxes.borrow(), self.leaving.borrow());
+        muxes.iter().flatten().chain(leaving.iter()).cloned().collect()
     }
 }
 

@@ -113,6 +113,13 @@ pub(crate) const COMMAND_NAME_BYTES: usize = 64;
 /// that has been silent for so long takes nothing new: a node that serves others goes on doing so.
 pub(crate) const SCRIPT_SILENCE_MS: u64 = 50;
 
+/// Whoever is in front of a shared connection has waited for so long although the node answers: it takes nothing new, so
+/// that those who come now do not stand behind all that was asked there.
+pub(crate) const CONGESTED_MS: u64 = 250;
+
+/// Shared connections to one node that only finish what they have; past it none retires for being congested.
+pub(crate) const LEAVING_CONNECTIONS: usize = 4;
+
 /// The longest password that is looked at under `--client-auth proxy`; a longer one is wrong.
 pub(crate) const PASSWORD_BYTES: usize = 16 << 10;
 

@@ -384,9 +384,10 @@ impl Session {
             }
             Plan::Hold => Some(Turn::Held),
             Plan::Aside => Some(Turn::Aside),
+            Plan::Pong => None,
             // The connection that the session used takes nothing new, and still owes it answers.
-            Plan::Primary if !self.primary_is_open() && self.is_overtaking() => Some(Turn::Held),
-            Plan::Primary | Plan::Replica(_) | Plan::Pong => None,
+            _ if !self.is_open(plan) && self.is_overtaking() => Some(Turn::Held),
+            Plan::Primary | Plan::Replica(_) => None,
         }
     }
 
@@ -408,8 +409,9 @@ impl Session {
         room
     }
 
-    fn primary_is_open(&self) -> bool {
-        self.primary.as_ref().is_some_and(|cached| cached.mux.is_open())
+    /// The shared connection that the last command of such a plan took takes more.
+    fn is_open(&self, plan: Plan) -> bool {
+        self.cached(plan).is_some_and(|cached| cached.mux.is_open())
     }
 
     /// The shared connection of `plan`, for a command of `shape`.

@@ -19,7 +19,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sentinel_watcher::{BoxIo, Suspicion};
@@ -178,26 +177,6 @@ impl Mux {
                 1,
             );
         }
-    }
-
-    /// Looks for silence and for clients that take nothing. True: the node has been silent past `timeout`.
-    pub(crate) fn pulse(&self, now: Instant, timeout: Duration) -> bool {
-        let state = &mut *self.state.borrow_mut();
-        state.break_off_stuck(now);
-        if state.stuck.is_some() {
-            state.let_reads_go(&self.link);
-            return false;
-        }
-        if state.entries.is_empty() || !matches!(state.phase, Phase::Open | Phase::Retired) {
-            state.silent_since = None;
-            return false;
-        }
-        let silent = now.duration_since(*state.silent_since.get_or_insert(now));
-        if silent.as_millis() >= u128::from(limits::SCRIPT_SILENCE_MS) && state.runs_code() {
-            state.phase = Phase::Retired;
-            state.let_reads_go(&self.link);
-        }
-        silent >= timeout
     }
 
     fn append(&self, addressee: Addressee, frame: &[u8], shape: Shape) {

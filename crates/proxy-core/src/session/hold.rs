@@ -58,7 +58,8 @@ impl Session {
 
     /// Sent now, a command might overtake an earlier one of this session.
     pub(super) fn is_overtaking(&self) -> bool {
-        let replaced = self.primary.as_ref().is_some_and(|cached| !cached.mux.is_open());
+        let mut used = self.primary.iter().chain(self.replica.as_deref());
+        let replaced = used.any(|cached| !cached.mux.is_open());
         self.client.has_returned() || (replaced && self.client.in_flight() > 0)
     }
 

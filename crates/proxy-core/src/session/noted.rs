@@ -37,7 +37,7 @@ impl Session {
                 let plan = plan(self, false);
                 // What may have to wait is told in its turn.
                 let by_digest = command.spec().name.starts_with("evalsha");
-                if by_digest && plan == Plan::Primary && (self.primary_is_open() || !self.is_overtaking()) {
+                if by_digest && plan == Plan::Primary && (self.is_open(plan) || !self.is_overtaking()) {
                     self.tell_scripts(epoch, command.frame(), shape);
                 }
                 (plan, shape)

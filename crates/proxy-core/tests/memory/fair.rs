@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use proxy_core::ReadPolicy;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::common::node::Fault;
 use crate::common::world::{run, settle};
 
 const BIG: usize = 10 << 20;
@@ -42,6 +44,72 @@ fn a_deep_pipeline_has_its_turn_and_no_more() {
         for _ in 0..50_000 {
             assert_eq!(deep.reply().await, "1");
         }
+    });
+}
+
+/// Guards `CONGESTED_MS`, and that nobody overtakes himself where his connection takes nothing new.
+#[test]
+fn who_comes_late_does_not_stand_behind_all_that_was_asked() {
+    for (reads, node) in [(ReadPolicy::Primary, "a"), (ReadPolicy::Replica, "b")] {
+        run(async |world| {
+            let node = if node == "a" { &world.a } else { &world.b };
+            world.a.put("slow", b"1");
+            world.a.put("x", b"2");
+            let mut early = world.client_reading(reads);
+            let mut late = world.client_reading(reads);
+            assert_eq!(early.ask("GET x").await, "2");
+            assert_eq!(late.ask("GET x").await, "2");
+            let opened = node.opened();
+            node.always("GET slow", Fault::Delay(SECOND / 10));
+            early.send(&vec!["GET slow"; 20].join("; ")).await;
+            sleep(SECOND / 2).await;
+            let started = Instant::now();
+            assert_eq!(late.ask("GET x; GET x").await, "2 2");
+            assert!(started.elapsed() < SECOND / 10, "{:?}", started.elapsed());
+            assert_eq!(node.opened(), opened + 1);
+            early.send("GET x").await;
+            settle().await;
+            assert_eq!(node.executed("GET x").len(), 4, "it was asked before its time");
+            assert_eq!(early.replies(21).await, format!("{} 2", ["1"; 20].join(" ")));
+        });
+    }
+}
+
+/// Guards that a node which answers nobody is not asked over one more connection after the other.
+#[test]
+fn a_silent_node_is_asked_over_no_more_connections() {
+    run(async |world| {
+        let (mut early, mut late) = (world.client(), world.client());
+        assert_eq!(early.ask("INCR n").await, ":1");
+        let opened = world.a.opened();
+        world.a.once("INCR n", Fault::Delay(SECOND * 9 / 10));
+        early.send("INCR n").await;
+        sleep(SECOND / 2).await;
+        assert_eq!(late.ask("INCR n").await, ":3");
+        assert_eq!(early.reply().await, ":2");
+        assert_eq!(world.a.opened(), opened);
+    });
+}
+
+/// Guards `LEAVING_CONNECTIONS`.
+#[test]
+fn congestion_takes_a_bounded_number_of_connections() {
+    run(async |world| {
+        let mut crowd: Vec<_> = (0..20).map(|_| world.client()).collect();
+        assert_eq!(crowd[0].ask("GET x").await, "nil");
+        let open = world.a.open();
+        world.a.always("GET x", Fault::Delay(SECOND / 10));
+        for client in &mut crowd {
+            client.send(&vec!["GET x"; 200].join("; ")).await;
+            sleep(SECOND / 2).await;
+        }
+        let more = world.a.open() - open;
+        assert!((3..6).contains(&more), "{more} connections more");
+        for client in &mut crowd {
+            assert_eq!(client.replies(200).await, ["nil"; 200].join(" "));
+        }
+        settle().await;
+        assert!(world.a.open() <= open + 1, "those that leave close");
     });
 }
 

@@ -10,15 +10,54 @@
 
 use std::collections::BTreeSet;
 use std::task::Context;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Addressee, InFlight, Phase, State};
+use super::{Addressee, InFlight, Mux, Phase, State};
 use crate::backend::Link;
 use crate::client::{Before, Shape, Ticket};
 use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::{CloseReason, Counter, ResendReason};
+
+// === impl Mux ===
+
+impl Mux {
+    /// The node answers, and whoever is in front has waited for long all the same: so would everybody who comes now.
+    #[must_use]
+    pub(crate) fn is_congested(&self, now: Instant) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        let is_answered = state.phase == Phase::Open && state.silent_since.is_none();
+        let Some(front) = state.entries.front().filter(|_| is_answered) else {
+            return false;
+        };
+        let waited = now.duration_since(state.outbox.since(front.place));
+        waited.as_millis() >= u128::from(limits::CONGESTED_MS)
+    }
+
+    /// Looks for silence and for clients that take nothing. True: the node has been silent past `timeout`.
+    pub(crate) fn pulse(&self, now: Instant, timeout: Duration) -> bool {
+        let state = &mut *self.state.borrow_mut();
+        state.break_off_stuck(now);
+        if state.stuck.is_some() {
+            state.let_reads_go(&self.link);
+            return false;
+        }
+        if state.entries.is_empty() || !matches!(state.phase, Phase::Open | Phase::Retired) {
+            state.silent_since = None;
+            return false;
+        }
+        let silent = now.duration_since(*state.silent_since.get_or_insert(now));
+        if silent.as_millis() >= u128::from(limits::SCRIPT_SILENCE_MS) && state.runs_code() {
+            state.phase = Phase::Retired;
+            state.let_reads_go(&self.link);
+        }
+        silent >= timeout
+    }
+}
+
+// === impl State ===
 
 impl State {
     /// The client in front takes its replies too slowly to read on: no new work comes here.
