@@ -19,6 +19,8 @@ pub enum Case {
     Lookup,
     /// Finding the ends of replies.
     Split,
+    /// Finding the end of what MGET of ten keys answers, two of which are not there.
+    SplitMany,
     /// GET through one worker, one client, one at a time: scan, plan, hand-off to the mux, reply.
     Get,
     /// The same with SET.
@@ -92,10 +94,11 @@ const NAMES: [&[u8]; 8] = [
 
 impl Case {
     /// Each of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Scan,
         Self::Lookup,
         Self::Split,
+        Self::SplitMany,
         Self::Get,
         Self::Set,
         Self::GetFrom50,
@@ -118,6 +121,7 @@ impl Case {
             Self::Scan => "scan",
             Self::Lookup => "lookup",
             Self::Split => "split",
+            Self::SplitMany => "split-many",
             Self::Get => "get",
             Self::Set => "set",
             Self::GetFrom50 => "get-c50",
@@ -149,6 +153,9 @@ impl Case {
         let pair = match self {
             Self::Scan => [encode(&["GET", KEY]), encode(&["SET", KEY, "xxxxxxxxxxxxxxxx"])].concat(),
             Self::Split => (value(SHORT) + OK).into_bytes(),
+            Self::SplitMany => format!("*10\r\n{}$-1\r\n$-1\r\n", value(SHORT).repeat(8))
+                .repeat(2)
+                .into_bytes(),
             _ => Vec::new(),
         };
         Ok(Prepared {
@@ -163,7 +170,7 @@ impl Case {
         let get = encode(&["GET", KEY]);
         let set = |len| encode(&["SET", KEY, &"x".repeat(len)]);
         let (clients, value_bytes, requests, replies, commands) = match self {
-            Self::Scan | Self::Lookup | Self::Split => return None,
+            Self::Scan | Self::Lookup | Self::Split | Self::SplitMany => return None,
             Self::Get | Self::Churn => (1, SHORT, get, value(SHORT), 1),
             Self::Set => (1, SHORT, set(SHORT), OK.to_owned(), 1),
             Self::GetFrom50 | Self::GetFrom50Watched => (50, SHORT, get, value(SHORT), 1),
@@ -245,7 +252,7 @@ impl Prepared {
                     found += usize::from(CommandSpec::of(black_box(name)).id != CommandSpec::UNKNOWN.id);
                 }
             }
-            Case::Split => {
+            Case::Split | Case::SplitMany => {
                 let mut scan = ReplyScan::default();
                 while !left.is_empty() {
                     let Progress::Complete { used, .. } = scan.feed(left)? else {

@@ -133,6 +133,9 @@ pub fn table() -> Vec<(RequestLimits, Vec<u8>, Answer)> {
     ] {
         add(shut, input, replies, error);
     }
+    let many = [&b"*11\r\n"[..], &b"$1\r\na\r\n".repeat(11)].concat();
+    add(shut, &many, 0, "unauthenticated multibulk length");
+    add(open, &many, 1, "");
     // 64 KiB of a line is not too much, one byte more is.
     for (start, body, error) in [
         (&b""[..], &b"*"[..], "too big mbulk count string"),

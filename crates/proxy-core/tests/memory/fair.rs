@@ -91,6 +91,24 @@ fn a_silent_node_is_asked_over_no_more_connections() {
     });
 }
 
+/// Guards that a connection which only finishes what it has counts where all must be answered first.
+#[test]
+fn a_pause_waits_for_what_a_congested_connection_owes() {
+    run(async |world| {
+        let (mut early, mut late) = (world.client(), world.client());
+        assert_eq!(early.ask("GET slow").await, "nil");
+        world.a.always("GET slow", Fault::Delay(SECOND / 10));
+        early.send(&vec!["GET slow"; 8].join("; ")).await;
+        sleep(SECOND * 2 / 5).await;
+        assert_eq!(late.ask("GET x").await, "nil");
+        assert!(world.a.executed("GET slow").len() < 8, "it is asked elsewhere");
+        assert_eq!(late.ask("CLIENT PAUSE 10000 WRITE").await, "+OK");
+        assert_eq!(world.a.executed("GET slow").len(), 1 + 8);
+        assert_eq!(late.ask("CLIENT UNPAUSE").await, "+OK");
+        assert_eq!(early.replies(8).await, ["nil"; 8].join(" "));
+    });
+}
+
 /// Guards `LEAVING_CONNECTIONS`.
 #[test]
 fn congestion_takes_a_bounded_number_of_connections() {

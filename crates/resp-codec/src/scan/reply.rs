@@ -121,7 +121,16 @@ impl ReplyScan {
         let mut rest = chunk;
         while !rest.is_empty() {
             let ended = match self.stage {
-                Stage::Type => self.on_type(&mut rest)?,
+                Stage::Type => match short_reply(rest) {
+                    Some((len, kind)) => {
+                        rest = rest.get(len..).unwrap_or_default();
+                        if self.around.is_empty() {
+                            self.kind = kind;
+                        }
+                        true
+                    }
+                    None => self.on_type(&mut rest)?,
+                },
                 Stage::Header(kind, count) => self.on_header(kind, count, &mut rest)?,
                 Stage::Line => {
                     let at = memchr::memchr(b'\r', rest);
@@ -278,7 +287,7 @@ impl ReplyScan {
 
 const ATTRIBUTE: u8 = b'|';
 
-/// The replies that nearly all are: a line, or a bulk that lies in the chunk whole.
+/// The replies that nearly all are: a line, a bulk that lies in the chunk whole, or none.
 #[inline]
 fn short_reply(chunk: &[u8]) -> Option<(usize, ReplyKind)> {
     if chunk.starts_with(b"+OK\r\n") {
@@ -287,17 +296,20 @@ fn short_reply(chunk: &[u8]) -> Option<(usize, ReplyKind)> {
     let [byte, rest @ ..] = chunk else { return None };
     match byte {
         b'$' => {
-            let (len, header) = number::short_line(rest)?;
+            let Some((len, header)) = number::short_line(rest) else {
+                return rest.starts_with(b"-1\r\n").then_some((5, ReplyKind::Null));
+            };
             let body = usize::try_from(len).ok()?;
             let end = header.saturating_add(body).saturating_add(1);
             let used = end.saturating_add(2);
             (chunk.get(end..used) == Some(b"\r\n")).then_some((used, ReplyKind::Bulk))
         }
-        b'+' | b':' | b'-' => {
+        b'+' | b':' | b'-' | b'_' => {
             let end = memchr::memchr(b'\r', rest)?.saturating_add(2);
             let kind = match byte {
                 b'+' => ReplyKind::Simple,
                 b':' => ReplyKind::Integer,
+                b'_' => ReplyKind::Null,
                 _ => ReplyKind::Error,
             };
             (chunk.get(end) == Some(&b'\n')).then_some((end.saturating_add(1), kind))

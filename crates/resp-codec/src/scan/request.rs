@@ -56,7 +56,7 @@ impl RequestScan {
         limits: &RequestLimits,
     ) -> Result<Option<RequestFrame>, RequestError> {
         if matches!(self.stage, Stage::Start)
-            && let Some(frame) = plain(buf)
+            && let Some(frame) = plain(buf, limits)
         {
             return Ok(Some(frame));
         }
@@ -289,14 +289,24 @@ impl Header {
 
 const LINE_END: usize = 2;
 
-/// The common case in one go: a whole request of at most nine arguments, each shorter than 100 bytes. That is within
-/// every limit. `None` means no more than "look closer".
+/// The common case in one go: a whole request of at most 99 arguments, each shorter than 100 bytes. `None` means no more
+/// than "look closer".
 #[inline]
-fn plain(buf: &[u8]) -> Option<RequestFrame> {
-    let [b'*', count @ b'1'..=b'9', b'\r', b'\n', rest @ ..] = buf else {
-        return None;
+fn plain(buf: &[u8], limits: &RequestLimits) -> Option<RequestFrame> {
+    let digit = |byte: u8| usize::from(byte.wrapping_sub(b'0'));
+    let (argc, rest) = match buf {
+        // So few are within every limit.
+        [b'*', count @ b'1'..=b'9', b'\r', b'\n', rest @ ..] => (digit(*count), rest),
+        [
+            b'*',
+            tens @ b'1'..=b'9',
+            ones @ b'0'..=b'9',
+            b'\r',
+            b'\n',
+            rest @ ..,
+        ] if limits.max_args >= 99 => (digit(*tens).wrapping_mul(10).wrapping_add(digit(*ones)), rest),
+        _ => return None,
     };
-    let argc = usize::from(count.wrapping_sub(b'0'));
     let behind = plain_args(rest, argc)?;
     Some(RequestFrame {
         len: buf.len().wrapping_sub(behind.len()),
