@@ -61,7 +61,7 @@ fn who_comes_late_does_not_stand_behind_all_that_was_asked() {
             assert_eq!(late.ask("GET x").await, "2");
             let opened = node.opened();
             node.always("GET slow", Fault::Delay(SECOND / 10));
-            early.send(&vec!["GET slow"; 20].join("; ")).await;
+            early.send(&["GET slow"; 20].join("; ")).await;
             sleep(SECOND / 2).await;
             let started = Instant::now();
             assert_eq!(late.ask("GET x; GET x").await, "2 2");
@@ -98,7 +98,7 @@ fn a_pause_waits_for_what_a_congested_connection_owes() {
         let (mut early, mut late) = (world.client(), world.client());
         assert_eq!(early.ask("GET slow").await, "nil");
         world.a.always("GET slow", Fault::Delay(SECOND / 10));
-        early.send(&vec!["GET slow"; 8].join("; ")).await;
+        early.send(&["GET slow"; 8].join("; ")).await;
         sleep(SECOND * 2 / 5).await;
         assert_eq!(late.ask("GET x").await, "nil");
         assert!(world.a.executed("GET slow").len() < 8, "it is asked elsewhere");
@@ -118,7 +118,7 @@ fn congestion_takes_a_bounded_number_of_connections() {
         let open = world.a.open();
         world.a.always("GET x", Fault::Delay(SECOND / 10));
         for client in &mut crowd {
-            client.send(&vec!["GET x"; 200].join("; ")).await;
+            client.send(&["GET x"; 200].join("; ")).await;
             sleep(SECOND / 2).await;
         }
         let more = world.a.open() - open;
