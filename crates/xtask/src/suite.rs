@@ -71,7 +71,8 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// # Errors
 /// When a server, Tcl or the tests are missing.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let build = Tool::cargo(&["build", "--release", "--package", "slipring"]);
+    // The development build, whose assertions are on.
+    let build = Tool::cargo(&["build", "--package", "slipring"]);
     ensure!(build.passes()?, "slipring does not build");
     let judge = Judge::new(options)?;
     let files = match &options.only[..] {
@@ -96,6 +97,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         passed += direct.passed();
         failed += differences.len();
     }
+    ensure!(
+        passed > 0,
+        "no test passes directly: does another suite run here?"
+    );
     println!("{passed} tests pass directly, {failed} of them not through slipring");
     Ok(failed == 0)
 }
@@ -116,7 +121,11 @@ impl<'a> Judge<'a> {
         copy.output().context("the tests cannot be copied")?;
         let programs = folder.path().join("src");
         fs::create_dir(&programs)?;
-        symlink(server.cli(), programs.join(format!("{}-cli", server.flavor)))?;
+        let cli = server.cli();
+        symlink(
+            &cli,
+            programs.join(cli.file_name().context("redis-cli has no name")?),
+        )?;
         Ok(Self {
             server,
             options,
@@ -137,7 +146,7 @@ impl<'a> Judge<'a> {
             cluster = cluster.node_config(line);
         }
         let cluster = cluster.start()?;
-        let program = target_folder().join("release").join("slipring");
+        let program = target_folder().join("debug").join("slipring");
         let (address, _proxy) = match way {
             Way::Direct => (cluster.shard().nodes[0].address(), None),
             Way::Through => {

@@ -139,11 +139,10 @@ impl Session {
                 self.refuse(&command);
                 return Ok(());
             }
-            _ if !command.arity_ok() => {
-                write::error(
-                    &mut out,
-                    &format!("ERR wrong number of arguments for '{name}' command"),
-                );
+            // The table allows PING any number: the command itself refuses them.
+            _ if !command.arity_ok() || (name == "ping" && command.argc() > 2) => {
+                let why = format!("wrong number of arguments for '{name}' command");
+                write::error(&mut out, &refusal(name, &why));
             }
             "subscribe" | "psubscribe" | "ssubscribe" => return self.join_hub(guest, &command).await,
             "unsubscribe" | "punsubscribe" | "sunsubscribe" => {
@@ -161,13 +160,11 @@ impl Session {
             _ => {
                 let word = String::from_utf8_lossy(command.arg(0).unwrap_or_default()).to_lowercase();
                 let name = if name == "other" { &word } else { name };
-                write::error(
-                    &mut out,
-                    &format!(
-                        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
-                         allowed in this context"
-                    ),
+                let why = format!(
+                    "Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed \
+                     in this context"
                 );
+                write::error(&mut out, &refusal(name, &why));
             }
         }
         guest.show(&mut self.client.face_mut());
@@ -236,6 +233,16 @@ impl Session {
             crate::task::spawn(Rc::clone(hub).run(worker));
         }
     }
+}
+
+/// As Redis words it; an EXEC that is refused has discarded its transaction.
+fn refusal(name: &str, why: &str) -> String {
+    let prefix = if name == "exec" {
+        "EXECABORT Transaction discarded because of:"
+    } else {
+        "ERR"
+    };
+    format!("{prefix} {why}")
 }
 
 fn confirm(out: &mut BytesMut, resp: Resp, word: &str, channel: Option<&[u8]>, count: usize) {

@@ -37,12 +37,13 @@ use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
 use crate::backend::{Backend, NodeKey};
 use crate::client::Order;
+use crate::client::face::Mark;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason};
 use crate::settings::ClientAuth;
 use held::Hold;
-use roll::is_published;
+use roll::{is_invalidation, is_published};
 use state::Stream;
 use transaction::Transaction;
 use vouch::Vouched;
@@ -304,8 +305,10 @@ impl Session {
     ) -> Result<Own, Close> {
         // Valkey writes a RESP3 client's own messages behind the reply to its PUBLISH.
         while let Some(push) = lease.conn().push_at_hand() {
-            self.pass_on(stream, Arrival::Frame(ReplyKind::Push, push))
-                .await?;
+            if !self.leaves_before(stream, &push) {
+                self.pass_on(stream, Arrival::Frame(ReplyKind::Push, push))
+                    .await?;
+            }
         }
         let Some(command) = stream.deferred.take() else {
             return match stream.malformed {
@@ -332,6 +335,15 @@ impl Session {
         }
         self.settled().await?;
         Ok(if reset { Own::Reset } else { Own::Done })
+    }
+
+    /// What is broadcast leaves a node when all that has come with the write is done: QUIT and what is malformed, too.
+    fn leaves_before(&self, stream: &Stream, push: &[u8]) -> bool {
+        let leaves = match &stream.deferred {
+            Some(command) => command.spec().name == "quit",
+            None => stream.malformed.is_some(),
+        };
+        leaves && self.client.face().is(Mark::Broadcast) && is_invalidation(push)
     }
 
     /// HELLO with a password that slipring checks: the node hears the rest of it.

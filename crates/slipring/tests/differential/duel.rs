@@ -51,6 +51,8 @@ pub(crate) struct Duel {
     pub(crate) proxy: Proxy,
     pub(crate) plain_node: Node,
     pub(crate) flavor: Flavor,
+    /// Subscribers share connections.
+    sharing: bool,
     /// How long slipring may be late.
     patience: Duration,
     /// Sentinel subscribes to its channel on the node that it watches: here somebody does so on the plain one.
@@ -58,11 +60,13 @@ pub(crate) struct Duel {
     _cluster: Cluster,
 }
 
-/// Who may enter.
+/// Who may enter, and how.
 pub(crate) enum Doors {
     Open,
     /// With this password.
     Locked(&'static str),
+    /// Whoever comes; who subscribes shares a connection with others who do.
+    Sharing,
 }
 
 // === impl Duel ===
@@ -79,14 +83,23 @@ impl Duel {
             .node_config(&scripts);
         let mut plain = Node::builder(flavor.server()?).config(&scripts);
         let mut proxy = Proxy::builder(env!("CARGO_BIN_EXE_slipring"));
-        if let Doors::Locked(password) = doors {
-            let login = Login {
-                user: None,
-                password: (*password).to_owned(),
-            };
-            builder = builder.node_login(login.clone());
-            plain = plain.login(Some(login));
-            proxy = proxy.flag("--password", password);
+        match doors {
+            Doors::Open => {}
+            Doors::Locked(password) => {
+                let login = Login {
+                    user: None,
+                    password: (*password).to_owned(),
+                };
+                builder = builder.node_login(login.clone());
+                plain = plain.login(Some(login));
+                proxy = proxy.flag("--password", password);
+            }
+            // One worker: it is no chance how many the node counts.
+            Doors::Sharing => {
+                proxy = proxy
+                    .env("SLIPRING_SHARE_SUBSCRIPTIONS", "true")
+                    .flag("--workers", "1");
+            }
         }
         // Side by side as they come, or each beside another worker's: it must not matter.
         if flavor == Flavor::Valkey {
@@ -103,6 +116,7 @@ impl Duel {
             proxy,
             plain_node: plain,
             flavor,
+            sharing: matches!(doors, Doors::Sharing),
             patience: PATIENCE,
             _sentinels_like: sentinels_like,
             _cluster: cluster,
@@ -326,7 +340,7 @@ fn difference(name: char, want: &Peer, got: &Peer, scenario: &Scenario) -> Strin
 /// Plays them all: none may differ but what the exceptions name, and that must.
 pub(crate) fn play_all(duel: &mut Duel, scenarios: &[Scenario]) -> Result<()> {
     let only = std::env::var("DIFFERENTIAL_ONLY").unwrap_or_default();
-    let mut exceptions = Exceptions::read(duel.flavor)?;
+    let mut exceptions = Exceptions::read(duel.flavor, duel.sharing)?;
     let mut faults = Vec::new();
     let mut played = 0;
     for scenario in scenarios {

@@ -13,8 +13,8 @@ pub(crate) struct Exceptions {
 struct Exception {
     /// The scenario's name; a `*` stands for any text.
     pattern: &'static str,
-    /// It is to become the same, and may already be.
-    pending: bool,
+    /// It may be the same: at times, or already.
+    may_be_same: bool,
     played: bool,
     differed: bool,
 }
@@ -22,8 +22,8 @@ struct Exception {
 // === impl Exceptions ===
 
 impl Exceptions {
-    /// Those of this server.
-    pub(crate) fn read(flavor: Flavor) -> Result<Self> {
+    /// Those of this server, and of shared subscriptions where they are.
+    pub(crate) fn read(flavor: Flavor, sharing: bool) -> Result<Self> {
         let mut all = Vec::new();
         for line in LIST.lines().map(str::trim) {
             if line.is_empty() || line.starts_with('#') {
@@ -33,15 +33,18 @@ impl Exceptions {
                 .split_once(" | ")
                 .with_context(|| format!("no reason: {line}"))?;
             let pending = words.starts_with("pending:");
+            let at_times = words.strip_prefix("at times: ");
+            let words = at_times.unwrap_or(words);
             ensure!(
                 pending || flat(SEMANTICS).contains(&flat(words)),
                 "SEMANTICS does not say {words:?}"
             );
-            let (server, named) = pattern.split_once(" with ").unwrap_or(("", pattern));
-            if server.is_empty() || server == flavor.to_string() {
+            let (place, named) = pattern.split_once(" with ").unwrap_or(("", pattern));
+            let is_here = |word: &str| word == flavor.to_string() || (sharing && word == "sharing");
+            if place.split_whitespace().all(is_here) {
                 all.push(Exception {
                     pattern: named.trim(),
-                    pending,
+                    may_be_same: pending || at_times.is_some(),
                     played: false,
                     differed: false,
                 });
@@ -70,7 +73,7 @@ impl Exceptions {
         let rotten = self
             .all
             .iter()
-            .filter(|exception| exception.played && !exception.differed && !exception.pending);
+            .filter(|exception| exception.played && !exception.differed && !exception.may_be_same);
         rotten.map(|exception| format!("{} differs no more: take it from the list", exception.pattern))
     }
 }

@@ -44,6 +44,12 @@ on_each_server! {
         play_all(&mut Duel::start(flavor, &Doors::Locked("secret"))?, &read("locked")?)
     }
 
+    fn scenarios_with_shared_subscriptions(flavor: Flavor) -> Result<()> {
+        let mut scenarios = read("open")?;
+        scenarios.retain(|scenario| scenario.to_string().to_uppercase().contains("SUBSCRIBE"));
+        play_all(&mut Duel::start(flavor, &Doors::Sharing)?, &scenarios)
+    }
+
     fn every_command(flavor: Flavor) -> Result<()> {
         play_all(&mut Duel::start(flavor, &Doors::Open)?, &sweep::scenarios())
     }

@@ -142,6 +142,11 @@ pub(super) fn is_published(frame: &[u8]) -> bool {
     words(frame).is_some_and(|(word, _)| published.contains(&word))
 }
 
+/// Keys that whoever tracks is to forget.
+pub(super) fn is_invalidation(push: &[u8]) -> bool {
+    push.starts_with(b">2\r\n$10\r\ninvalidate\r\n")
+}
+
 /// The first two elements of an array or push whose first is a bulk string; the second may be null.
 pub(in crate::session) fn words(frame: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     if !matches!(frame.first()?, b'*' | b'>') {

@@ -227,7 +227,8 @@ impl Speaker {
     fn command(chance: &mut Chance) -> Vec<u8> {
         match chance.below(100) {
             0..70 => written(chance, DATA),
-            70..88 => written(chance, WAYS),
+            70..86 => written(chance, WAYS),
+            86..88 => hushed(chance),
             // Whole transactions would be rare otherwise.
             88..94 => {
                 let mut block = encode(&["MULTI"]);
@@ -252,6 +253,18 @@ impl Speaker {
             _ => encode(&["MGET", key(chance), key(chance), key(chance), key(chance)]),
         }
     }
+}
+
+/// Commands whose answers are kept back, and not in a transaction. What stands behind them is answered again: others
+/// wait for that.
+fn hushed(chance: &mut Chance) -> Vec<u8> {
+    let mut block = encode(&["DISCARD"]);
+    block.extend(encode(&["CLIENT", "REPLY", chance.pick(&["OFF", "SKIP"])]));
+    for _ in 0..chance.below(4) {
+        block.extend(written(chance, DATA));
+    }
+    block.extend(encode(&["CLIENT", "REPLY", "ON"]));
+    block
 }
 
 /// One of these, with its letters filled in.
