@@ -173,6 +173,7 @@ impl Session {
             }
             drop(lease);
             _known = None;
+            self.client.face_mut().doing().blocked = None;
             if stream.is_within_answer() {
                 self.client.break_off(CloseReason::Node);
             }
@@ -247,6 +248,7 @@ impl Session {
             if !self.send_streamed(stream, lease, node).await? {
                 return Ok(Flow::Lost);
             }
+            self.show_blocked(stream, lease, backend);
             if stream.is_caught_up() && stream.has_own_affairs() {
                 match self.own_affairs(stream, lease, node).await? {
                     Own::Forwarded => continue,

@@ -157,6 +157,31 @@ fn a_blocked_client_is_unblocked_by_its_own_id() {
 }
 
 #[test]
+fn a_blocked_client_that_is_subscribed_is_unblocked_too() {
+    run(async |world| {
+        let (mut blocked, mut other) = (world.client(), world.client());
+        let id = id_of(&mut blocked).await;
+        blocked.ask("HELLO 3").await;
+        blocked.ask("SUBSCRIBE s").await;
+        let unblock = format!("CLIENT UNBLOCK {id} ERROR");
+        assert_eq!(other.ask(&unblock).await, ":0");
+        for _ in 0..2 {
+            blocked.send("BLPOP l 0").await;
+            settle().await;
+            assert_eq!(other.ask(&unblock).await, ":1");
+            let unblocked = "-UNBLOCKED client unblocked via CLIENT UNBLOCK";
+            assert_eq!(blocked.reply().await, unblocked);
+            assert_eq!(other.ask(&unblock).await, ":0");
+        }
+        blocked.send("BLPOP l 0").await;
+        settle().await;
+        world.switch();
+        settle().await;
+        assert_eq!(other.ask(&unblock).await, ":1", "where it waits now");
+    });
+}
+
+#[test]
 fn a_client_is_what_it_has_become() {
     run_with(
         |settings| settings.workers = WORKERS,

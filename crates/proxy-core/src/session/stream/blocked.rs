@@ -11,6 +11,7 @@ use super::state::{Fate, Pending, Stream};
 use crate::backend::Backend;
 use crate::backend::conn::Arrival;
 use crate::backend::lease::Lease;
+use crate::client::face::Blocked;
 use crate::roster::Way;
 use crate::session::rearm::{self, UNBLOCKED_BY_DEMOTION};
 use crate::session::{Close, Session};
@@ -20,6 +21,20 @@ impl Session {
     pub(super) fn is_to_let_go(&self, stream: &Stream, backend: &Backend) -> bool {
         let fleet = &self.door.fleet;
         stream.is_blocked() && !(fleet.is_serving() && fleet.is_primary(&backend.link().node))
+    }
+
+    /// Where the command in front waits, if it does: CLIENT UNBLOCK of others names the client, the node knows its
+    /// connection.
+    pub(super) fn show_blocked(&self, stream: &Stream, lease: &mut Lease, backend: &Rc<Backend>) {
+        let id = stream.is_blocked().then(|| lease.conn().id()).flatten();
+        let blocked = id.map(|id| Blocked {
+            backend: Rc::clone(backend),
+            id,
+        });
+        let mut face = self.client.face_mut();
+        if blocked.is_some() || face.blocked().is_some() {
+            face.doing().blocked = blocked;
+        }
     }
 
     /// CLIENT UNBLOCK over a connection of its own, and the blocked command's answer: what it has popped, if it came
