@@ -93,7 +93,7 @@ fn a_second_signal_does_not_wait_for_clients() -> Result<()> {
     let status = proxy.terminate(PATIENCE)?;
     assert_eq!(status.code(), Some(1));
     assert!(
-        before.elapsed() < Duration::from_secs(2),
+        before.elapsed() < Duration::from_secs(10),
         "it waited for its client"
     );
     Ok(())

@@ -29,8 +29,14 @@ on_each_server! {
         holder.send(&["DEBUG", "SLEEP", "0.8"])?;
         sleep(Duration::from_millis(50));
         let mut waiting = proxy.client()?;
-        waiting.send_raw(b"GET key\r\nECHO behind\r\n")?;
-        sleep(Duration::from_millis(100));
+        let received = || proxy.metric("slipring_received_bytes_total", &["side=\"client\""]);
+        let so_far = received()?;
+        let requests = b"GET key\r\nECHO behind\r\n";
+        waiting.send_raw(requests)?;
+        proxy.process().wait_until("slipring to have read them", || {
+            ensure!(received()? >= so_far + requests.len() as f64, "not yet");
+            Ok(())
+        })?;
 
         let asked = Instant::now();
         proxy.process().signal(Signal::SIGTERM)?;
