@@ -1,11 +1,11 @@
-//! What a node knows and its successor does not: scripts, and the cursors of scans.
+//! What a node knows and its successor does not: scripts, the cursors of scans, who monitors.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use testkit::{Client, Cluster, Flavor, on_each_server};
 
-use super::support::{PATIENCE, ask, before, counts, refuses, says, steady};
+use super::support::{PATIENCE, ask, before, counts, monitors, refuses, says, steady};
 
 /// All that a scan finds from `cursor` on, and the cursor after so many steps.
 fn scan(
@@ -44,7 +44,7 @@ fn loaded(client: &mut Client, text: &str) -> Result<String> {
 }
 
 on_each_server! {
-    fn scripts_and_scans_survive_a_move(flavor: Flavor) -> Result<()> {
+    fn scripts_scans_and_monitors_survive_a_move(flavor: Flavor) -> Result<()> {
         let cluster = steady(flavor).start()?;
         let proxy = before(&cluster)?;
         let mut client = proxy.client()?;
@@ -86,6 +86,9 @@ on_each_server! {
         let field_cursor = scan(&mut client, &of_fields, "0".to_owned(), 50, &mut fields)?;
         ensure!(keys.len() > 500 && keys.len() < 1500, "{}", keys.len());
 
+        let mut monitor = proxy.client()?;
+        says(&mut monitor, "MONITOR", "OK")?;
+
         failover(&cluster)?;
 
         // In a pipeline, between writes: each in its order.
@@ -117,6 +120,14 @@ on_each_server! {
         ensure!(keys.len() == 2000, "{} of 2000 keys", keys.len());
         let fields = fields.iter().filter(|field| field.starts_with("field:")).count();
         ensure!(fields == 2000, "{fields} of 2000 fields");
+
+        proxy.process().wait_until("the monitor to be on the new primary", || {
+            let clients = ask(&mut cluster.primary()?.client()?, "CLIENT LIST")?;
+            ensure!(clients.text().is_some_and(|lines| lines.contains(" flags=O ")), "{clients:?}");
+            Ok(())
+        })?;
+        says(&mut client, "SET monitored value", "OK")?;
+        monitors(&mut monitor, r#""SET" "monitored" "value""#)?;
 
         refuses(&mut client, &format!("EVALSHA {unseen} 0"), "NOSCRIPT")?;
         says(&mut cluster.primary()?.client()?, "SCRIPT FLUSH", "OK")?;

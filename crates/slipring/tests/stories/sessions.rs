@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use testkit::client::Cause;
 use testkit::{Client, Cluster, Flavor, Node, Proxy, Reply, on_each_server};
 
-use super::support::{ask, counts, refuses, same_answers, same_batch, says, slipring, words};
+use super::support::{ask, counts, monitors, refuses, same_answers, same_batch, says, slipring, words};
 
 on_each_server! {
     fn each_session_is_its_own(flavor: Flavor) -> Result<()> {
@@ -539,14 +539,7 @@ fn monitor(stage: &Stage) -> Result<()> {
     let (mut monitor, mut client) = (stage.client()?, stage.client()?);
     says(&mut monitor, "MONITOR", "OK")?;
     says(&mut client, "SET monitored value", "OK")?;
-    loop {
-        let line = monitor.read()?;
-        let text = line.text().unwrap_or_default();
-        ensure!(!text.is_empty(), "{line:?}");
-        if text.ends_with("\"SET\" \"monitored\" \"value\"") {
-            break;
-        }
-    }
+    monitors(&mut monitor, r#""SET" "monitored" "value""#)?;
     monitor.send(&["QUIT"])?;
     let (rest, cause) = monitor.read_to_end();
     ensure!(

@@ -49,6 +49,18 @@ pub(crate) fn ask(client: &mut Client, line: &str) -> Result<Reply> {
     client.command(&words(line)).with_context(|| line.to_owned())
 }
 
+/// A client in MONITOR is told sooner or later of a command whose words, quoted, end so.
+pub(crate) fn monitors(monitor: &mut Client, words: &str) -> Result<()> {
+    loop {
+        let line = monitor.read()?;
+        let text = line.text().unwrap_or_default();
+        ensure!(!text.is_empty(), "{line:?}");
+        if text.ends_with(words) {
+            return Ok(());
+        }
+    }
+}
+
 /// One command that must be answered with this text.
 pub(crate) fn says(client: &mut Client, line: &str, text: &str) -> Result<()> {
     let reply = ask(client, line)?;
