@@ -12,6 +12,14 @@ use super::peer::Peer;
 use super::progress::progress;
 use super::workload::{Transport, Workload};
 
+/// Where fronts are measured so, for one workload.
+pub(super) struct Afresh<'a> {
+    pub(super) lab: &'a Lab,
+    pub(super) options: &'a Options,
+    pub(super) workload: &'a Workload,
+    pub(super) interrupt: &'a Interrupt,
+}
+
 /// What was measured of one front.
 #[derive(Debug, Serialize)]
 pub(super) struct Measured<F> {
@@ -24,34 +32,41 @@ pub(super) struct Measured<F> {
     pub(super) failure: Option<String>,
 }
 
-/// Measures each front that `workload` concerns before values of `value_bytes`. A front that fails has the figures that it
-/// had by then.
-pub(super) fn each<F: Default>(
-    lab: &Lab,
-    options: &Options,
-    workload: &Workload,
-    interrupt: &Interrupt,
-    value_bytes: usize,
-    measure: impl Fn(&Front, &mut Measured<F>) -> Result<()>,
-) -> Result<Vec<Measured<F>>> {
-    let mut results = Vec::new();
-    for peer in options.peers_facing(&workload.kind) {
-        progress(&format!("{}: {peer}", workload.name));
-        lab.fill(value_bytes)?;
-        let front = Front::start(lab, peer, value_bytes, Transport::Plain)?;
-        let mut result = Measured {
-            peer,
-            rest_bytes: resident_bytes(front.pid)?,
-            figures: F::default(),
-            failure: None,
-        };
-        if let Err(e) = measure(&front, &mut result) {
-            interrupt.check()?;
-            result.failure = Some(format!("{e:#}"));
+// === impl Afresh ===
+
+impl Afresh<'_> {
+    /// Measures each front that the workload concerns before values of `value_bytes`. A front that fails has the figures
+    /// that it had by then.
+    pub(super) fn each<F: Default>(
+        &self,
+        value_bytes: usize,
+        measure: impl Fn(&Front, &mut Measured<F>) -> Result<()>,
+    ) -> Result<Vec<Measured<F>>> {
+        let Self {
+            lab,
+            options,
+            workload,
+            interrupt,
+        } = self;
+        let mut results = Vec::new();
+        for peer in options.peers_facing(&workload.kind) {
+            progress(&format!("{}: {peer}", workload.name));
+            lab.fill(value_bytes)?;
+            let front = Front::start(lab, peer, value_bytes, Transport::Plain)?;
+            let mut result = Measured {
+                peer,
+                rest_bytes: resident_bytes(front.pid)?,
+                figures: F::default(),
+                failure: None,
+            };
+            if let Err(e) = measure(&front, &mut result) {
+                interrupt.check()?;
+                result.failure = Some(format!("{e:#}"));
+            }
+            results.push(result);
         }
-        results.push(result);
+        lab.fill(16)?;
+        progress("");
+        Ok(results)
     }
-    lab.fill(16)?;
-    progress("");
-    Ok(results)
 }

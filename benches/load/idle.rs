@@ -8,12 +8,10 @@ use testkit::Client;
 use testkit::client::encode;
 use testkit::memory::resident_bytes;
 
-use super::afresh::{self, Measured};
+use super::afresh::{Afresh, Measured};
 use super::front::Front;
 use super::interrupt::Interrupt;
-use super::lab::{self, Lab};
-use super::options::Options;
-use super::workload::Workload;
+use super::lab;
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Default, Serialize)]
@@ -31,25 +29,13 @@ pub(super) struct IdleResult {
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(
-    lab: &Lab,
-    options: &Options,
-    workload: &Workload,
-    interrupt: &Interrupt,
-) -> Result<Vec<Measured<IdleResult>>> {
-    let clients = options.idle_clients.min(lab::clients_possible()?);
-    afresh::each(
-        lab,
-        options,
-        workload,
-        interrupt,
-        16,
-        |front, measured: &mut Measured<IdleResult>| {
-            let result = &mut measured.figures;
-            result.clients = clients;
-            measure(front, measured.rest_bytes, result, interrupt)
-        },
-    )
+pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<IdleResult>>> {
+    let clients = afresh.options.idle_clients.min(lab::clients_possible()?);
+    afresh.each(16, |front, measured: &mut Measured<IdleResult>| {
+        let result = &mut measured.figures;
+        result.clients = clients;
+        measure(front, measured.rest_bytes, result, afresh.interrupt)
+    })
 }
 
 fn measure(front: &Front, rest_bytes: u64, result: &mut IdleResult, interrupt: &Interrupt) -> Result<()> {

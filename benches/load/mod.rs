@@ -30,6 +30,7 @@ mod workload;
 
 use anyhow::{Context, Result};
 
+use afresh::Afresh;
 use interrupt::Interrupt;
 use lab::Lab;
 use report::Report;
@@ -51,6 +52,12 @@ pub fn run(options: &Options) -> Result<Verdict> {
     let mut report = Report::begin(options);
     println!("{}", report.heading());
     for workload in workloads {
+        let afresh = Afresh {
+            lab: &lab,
+            options,
+            workload,
+            interrupt: &interrupt,
+        };
         match workload.kind {
             Kind::Requests(requests) => {
                 let result = rounds::run(&lab, options, workload, &requests, &interrupt)?;
@@ -58,17 +65,17 @@ pub fn run(options: &Options) -> Result<Verdict> {
                 report.workloads.push(result);
             }
             Kind::Idle => {
-                let result = idle::run(&lab, options, workload, &interrupt)?;
+                let result = idle::run(&afresh)?;
                 println!("{}", report::idle_table(&result));
                 report.idle = result;
             }
             Kind::Through => {
-                let result = through::run(&lab, options, workload, &interrupt)?;
+                let result = through::run(&afresh)?;
                 println!("{}", report::through_table(&result));
                 report.through = result;
             }
             Kind::Unread => {
-                let result = unread::run(&lab, options, workload, &interrupt)?;
+                let result = unread::run(&afresh)?;
                 println!("{}", report::unread_table(&result));
                 report.unread = result;
             }

@@ -8,12 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use testkit::memory::peak_bytes;
 
-use super::afresh::{self, Measured};
+use super::afresh::{Afresh, Measured};
 use super::front::Front;
-use super::interrupt::Interrupt;
-use super::lab::{KEY, Lab};
-use super::options::Options;
-use super::workload::Workload;
+use super::lab::KEY;
 
 /// Resident memory of one front, in bytes.
 #[derive(Debug, Default, Serialize)]
@@ -28,24 +25,12 @@ pub(super) struct ThroughResult {
 const VALUE_BYTES: usize = 512 << 20;
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(
-    lab: &Lab,
-    options: &Options,
-    workload: &Workload,
-    interrupt: &Interrupt,
-) -> Result<Vec<Measured<ThroughResult>>> {
-    afresh::each(
-        lab,
-        options,
-        workload,
-        interrupt,
-        16,
-        |front, measured: &mut Measured<ThroughResult>| {
-            let result = &mut measured.figures;
-            result.value_bytes = VALUE_BYTES;
-            measure(front, result)
-        },
-    )
+pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<ThroughResult>>> {
+    afresh.each(16, |front, measured: &mut Measured<ThroughResult>| {
+        let result = &mut measured.figures;
+        result.value_bytes = VALUE_BYTES;
+        measure(front, result)
+    })
 }
 
 fn measure(front: &Front, result: &mut ThroughResult) -> Result<()> {

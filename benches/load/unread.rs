@@ -13,13 +13,10 @@ use testkit::Client;
 use testkit::client::encode;
 use testkit::memory::peak_bytes;
 
-use super::afresh::{self, Measured};
+use super::afresh::{Afresh, Measured};
 use super::front::Front;
-use super::interrupt::Interrupt;
-use super::lab::{KEY, Lab};
-use super::options::Options;
+use super::lab::KEY;
 use super::sample::median;
-use super::workload::Workload;
 
 /// One front beside which nobody reads.
 #[derive(Debug, Default, Serialize)]
@@ -47,26 +44,14 @@ const PROBES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures the fronts one after the other, each started afresh.
-pub(super) fn run(
-    lab: &Lab,
-    options: &Options,
-    workload: &Workload,
-    interrupt: &Interrupt,
-) -> Result<Vec<Measured<UnreadResult>>> {
-    afresh::each(
-        lab,
-        options,
-        workload,
-        interrupt,
-        VALUE_BYTES,
-        |front, measured: &mut Measured<UnreadResult>| {
-            let result = &mut measured.figures;
-            result.clients = CLIENTS;
-            let outcome = measure(front, result);
-            result.peak_bytes = peak_bytes(front.pid)?;
-            outcome
-        },
-    )
+pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<UnreadResult>>> {
+    afresh.each(VALUE_BYTES, |front, measured: &mut Measured<UnreadResult>| {
+        let result = &mut measured.figures;
+        result.clients = CLIENTS;
+        let outcome = measure(front, result);
+        result.peak_bytes = peak_bytes(front.pid)?;
+        outcome
+    })
 }
 
 fn measure(front: &Front, result: &mut UnreadResult) -> Result<()> {
