@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::memory;
 use crate::reload::Reloader;
-
 use crate::service;
 use crate::spans::Spans;
 use crate::status::Status;
