@@ -121,16 +121,7 @@ impl ReplyScan {
         let mut rest = chunk;
         while !rest.is_empty() {
             let ended = match self.stage {
-                Stage::Type => match short_reply(rest) {
-                    Some((len, kind)) => {
-                        rest = rest.get(len..).unwrap_or_default();
-                        if self.around.is_empty() {
-                            self.kind = kind;
-                        }
-                        true
-                    }
-                    None => self.on_type(&mut rest)?,
-                },
+                Stage::Type => self.skip_element(&mut rest) || self.on_type(&mut rest)?,
                 Stage::Header(kind, count) => self.on_header(kind, count, &mut rest)?,
                 Stage::Line => {
                     let at = memchr::memchr(b'\r', rest);
@@ -181,6 +172,20 @@ impl ReplyScan {
             }
         }
         Ok(Progress::Partial)
+    }
+
+    /// Skips one value of many that lies in `rest` whole. (One that stands alone [`Self::feed`] has looked at so.)
+    #[inline]
+    fn skip_element(&self, rest: &mut &[u8]) -> bool {
+        let whole = if self.around.is_empty() {
+            None
+        } else {
+            short_reply(rest)
+        };
+        if let Some((len, _)) = whole {
+            *rest = rest.get(len..).unwrap_or_default();
+        }
+        whole.is_some()
     }
 
     /// Enters the next value. True if it ended at once.

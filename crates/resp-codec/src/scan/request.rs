@@ -293,20 +293,10 @@ const LINE_END: usize = 2;
 /// than "look closer".
 #[inline]
 fn plain(buf: &[u8], limits: &RequestLimits) -> Option<RequestFrame> {
-    let digit = |byte: u8| usize::from(byte.wrapping_sub(b'0'));
-    let (argc, rest) = match buf {
-        // So few are within every limit.
-        [b'*', count @ b'1'..=b'9', b'\r', b'\n', rest @ ..] => (digit(*count), rest),
-        [
-            b'*',
-            tens @ b'1'..=b'9',
-            ones @ b'0'..=b'9',
-            b'\r',
-            b'\n',
-            rest @ ..,
-        ] if limits.max_args >= 99 => (digit(*tens).wrapping_mul(10).wrapping_add(digit(*ones)), rest),
-        _ => return None,
-    };
+    let (argc, rest) = plain_header(buf, b'*')?;
+    if argc == 0 || argc as i64 > limits.max_args {
+        return None;
+    }
     let behind = plain_args(rest, argc)?;
     Some(RequestFrame {
         len: buf.len().wrapping_sub(behind.len()),
@@ -319,29 +309,33 @@ fn plain(buf: &[u8], limits: &RequestLimits) -> Option<RequestFrame> {
 #[inline(always)]
 pub(super) fn plain_args(mut rest: &[u8], count: usize) -> Option<&[u8]> {
     for _ in 0..count {
-        let (len, body) = match rest {
-            [b'$', ones @ b'0'..=b'9', b'\r', b'\n', body @ ..] => {
-                (usize::from(ones.wrapping_sub(b'0')), body)
-            }
-            [
-                b'$',
-                tens @ b'1'..=b'9',
-                ones @ b'0'..=b'9',
-                b'\r',
-                b'\n',
-                body @ ..,
-            ] => {
-                let tens = usize::from(tens.wrapping_sub(b'0')).wrapping_mul(10);
-                (tens.wrapping_add(usize::from(ones.wrapping_sub(b'0'))), body)
-            }
-            _ => return None,
-        };
+        let (len, body) = plain_header(rest, b'$')?;
         rest = match body.get(len..)? {
             [b'\r', b'\n', behind @ ..] => behind,
             _ => return None,
         };
     }
     Some(rest)
+}
+
+/// The number, of one or two digits, that a whole line behind `kind` writes, and what stands behind the line.
+#[inline(always)]
+fn plain_header(bytes: &[u8], kind: u8) -> Option<(usize, &[u8])> {
+    let digit = |byte: u8| usize::from(byte.wrapping_sub(b'0'));
+    match bytes {
+        [first, ones @ b'0'..=b'9', b'\r', b'\n', behind @ ..] if *first == kind => {
+            Some((digit(*ones), behind))
+        }
+        [
+            first,
+            tens @ b'1'..=b'9',
+            ones @ b'0'..=b'9',
+            b'\r',
+            b'\n',
+            behind @ ..,
+        ] if *first == kind => Some((digit(*tens).wrapping_mul(10).wrapping_add(digit(*ones)), behind)),
+        _ => None,
+    }
 }
 
 /// `None` for a count that announces nothing.
