@@ -179,18 +179,10 @@ impl Watcher {
                     }
                 },
                 order = orders.next(), if steered && driver.paused.len() < ORDERS_WAITING => match order {
-                    Some(SteeringOrder::Pause(paused, done)) => {
-                        driver.paused.push(done);
-                        Input::Paused(paused)
-                    }
-                    Some(SteeringOrder::Handover(handover, outcome)) => {
-                        driver.hand_over(handover, outcome, &orders);
-                        continue;
-                    }
-                    Some(SteeringOrder::Reconfigure(config, done)) => {
-                        let _ = done.send(());
-                        driver.reconfigure(*config)
-                    }
+                    Some(order) => match driver.take_order(order, &orders) {
+                        Some(input) => input,
+                        None => continue,
+                    },
                     None => {
                         steered = false;
                         continue;
@@ -237,6 +229,24 @@ impl Driver {
                     self.publisher.publish(shard);
                 }
                 Action::Log(note) => note.log(&self.master),
+            }
+        }
+    }
+
+    /// What an operator orders, as the machine is told of it; a failover sees to itself.
+    fn take_order(&mut self, order: SteeringOrder, orders: &SteeringReceiver) -> Option<Input> {
+        match order {
+            SteeringOrder::Pause(paused, done) => {
+                self.paused.push(done);
+                Some(Input::Paused(paused))
+            }
+            SteeringOrder::Handover(handover, outcome) => {
+                self.hand_over(handover, outcome, orders);
+                None
+            }
+            SteeringOrder::Reconfigure(config, done) => {
+                let _ = done.send(());
+                Some(self.reconfigure(*config))
             }
         }
     }
