@@ -135,18 +135,17 @@ impl Session {
                 deadline = Instant::now() + self.door.fleet.hold_timeout();
             }
             let again = came_back && ((round > 0 && !put_off) || waiting.iter().any(is_refused));
-            let has_room = !again || self.enter(&mut held, &waiting);
-            if again && has_room {
-                let until = deadline.min(Instant::now() + pause.next());
-                if self.changed(&mut applied, until).await? {
-                    self.let_subscribers_in().await?;
+            let verdict = if again && !self.enter(&mut held, &waiting) {
+                Some(Error::HoldFull.reply())
+            } else {
+                if again {
+                    let until = deadline.min(Instant::now() + pause.next());
+                    if self.changed(&mut applied, until).await? {
+                        self.let_subscribers_in().await?;
+                    }
                 }
-            }
-            let verdict = if has_room {
                 self.release_all(&waiting, round, &mut held, &mut applied, deadline)
                     .await?
-            } else {
-                Some(Error::HoldFull.reply())
             };
             // What a node refused is tried with one command first: if what it was refused for ended in the middle of
             // many, the later ones would be executed and the earlier ones not.
@@ -192,9 +191,9 @@ impl Session {
 
     /// Enters these in the books as waiting, once for as long as they come back. False: there is no room for them.
     fn enter(&self, held: &mut Option<Held>, waiting: &VecDeque<Returned>) -> bool {
-        let bytes = || waiting.iter().map(|command| command.frame.len()).sum();
         if held.is_none() {
-            *held = self.door.worker.hold(self.door.fleet.upstream(), bytes());
+            let bytes = waiting.iter().map(|command| command.frame.len()).sum();
+            *held = self.door.worker.hold(self.door.fleet.upstream(), bytes);
         }
         held.is_some()
     }
