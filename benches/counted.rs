@@ -4,10 +4,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use proxy_core::Watch;
+use proxy_core::{ReadPolicy, Watch, bare};
 use resp_codec::{Command, CommandSpec, Progress, ReplyScan, RequestLimits, RequestScan};
+use sentinel_watcher::{Epoch, HostPort, Phase, Primary, Replica, Shard};
 use testkit::client::encode;
 
+use crate::hand_off;
 use crate::in_memory::Bench;
 
 /// What is measured.
@@ -21,6 +23,12 @@ pub enum Case {
     Split,
     /// Finding the end of what MGET of ten keys answers, two of which are not there.
     SplitMany,
+    /// From commands' specs to where they go: reads and writes, from the primary and from replicas.
+    Plan,
+    /// GETs of 50 clients appended to a shared connection, and its replies handed out to them.
+    HandOff,
+    /// The same with groups of 16.
+    HandOffPipelined,
     /// GET through one worker, one client, one at a time: scan, plan, hand-off to the mux, reply.
     Get,
     /// The same with SET.
@@ -67,9 +75,17 @@ pub const COMMANDS: usize = 800;
 /// A case with all that it needs.
 pub struct Prepared {
     case: Case,
-    /// What a case without a worker looks at.
-    input: Vec<u8>,
-    worker: Option<(Traffic, Bench)>,
+    stage: Stage,
+}
+
+/// What a case happens on.
+enum Stage {
+    /// Bytes that it looks at.
+    Bytes(Vec<u8>),
+    /// What a plan is made from.
+    Shard(Shard),
+    HandOff(hand_off::Bench),
+    Worker(Traffic, Bench),
 }
 
 const KEY: &str = "key:000000000001";
@@ -94,11 +110,14 @@ const NAMES: [&[u8]; 8] = [
 
 impl Case {
     /// Each of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Scan,
         Self::Lookup,
         Self::Split,
         Self::SplitMany,
+        Self::Plan,
+        Self::HandOff,
+        Self::HandOffPipelined,
         Self::Get,
         Self::Set,
         Self::GetFrom50,
@@ -122,6 +141,9 @@ impl Case {
             Self::Lookup => "lookup",
             Self::Split => "split",
             Self::SplitMany => "split-many",
+            Self::Plan => "plan",
+            Self::HandOff => "hand-off-c50",
+            Self::HandOffPipelined => "hand-off-p16",
             Self::Get => "get",
             Self::Set => "set",
             Self::GetFrom50 => "get-c50",
@@ -143,26 +165,35 @@ impl Case {
     /// # Errors
     /// When its worker cannot be built.
     pub fn prepare(self) -> Result<Prepared> {
-        let worker = match self.traffic() {
-            Some(traffic) => {
+        let hand_off = |clients, group| {
+            let request = encode(&["GET", KEY]);
+            Stage::HandOff(hand_off::Bench::new(
+                clients,
+                &request,
+                group,
+                value(SHORT).as_bytes(),
+            ))
+        };
+        let bytes = |pair: Vec<u8>| Stage::Bytes(pair.repeat(COMMANDS / 2));
+        let stage = match (self, self.traffic()) {
+            (_, Some(traffic)) => {
                 let bench = Bench::start(traffic.clients, traffic.value_bytes, self.watch())?;
-                Some((traffic, bench))
+                Stage::Worker(traffic, bench)
             }
-            None => None,
+            (Self::Scan, _) => {
+                bytes([encode(&["GET", KEY]), encode(&["SET", KEY, "xxxxxxxxxxxxxxxx"])].concat())
+            }
+            (Self::Split, _) => bytes((value(SHORT) + OK).into_bytes()),
+            (Self::SplitMany, _) => {
+                let reply = format!("*10\r\n{}$-1\r\n$-1\r\n", value(SHORT).repeat(8));
+                bytes(reply.repeat(2).into_bytes())
+            }
+            (Self::Plan, _) => Stage::Shard(shard()),
+            (Self::HandOff, _) => hand_off(50, 1),
+            (Self::HandOffPipelined, _) => hand_off(1, 16),
+            _ => Stage::Bytes(Vec::new()),
         };
-        let pair = match self {
-            Self::Scan => [encode(&["GET", KEY]), encode(&["SET", KEY, "xxxxxxxxxxxxxxxx"])].concat(),
-            Self::Split => (value(SHORT) + OK).into_bytes(),
-            Self::SplitMany => format!("*10\r\n{}$-1\r\n$-1\r\n", value(SHORT).repeat(8))
-                .repeat(2)
-                .into_bytes(),
-            _ => Vec::new(),
-        };
-        Ok(Prepared {
-            case: self,
-            input: pair.repeat(COMMANDS / 2),
-            worker,
-        })
+        Ok(Prepared { case: self, stage })
     }
 
     /// What goes through a worker, where the case has one.
@@ -171,6 +202,7 @@ impl Case {
         let set = |len| encode(&["SET", KEY, &"x".repeat(len)]);
         let (clients, value_bytes, requests, replies, commands) = match self {
             Self::Scan | Self::Lookup | Self::Split | Self::SplitMany => return None,
+            Self::Plan | Self::HandOff | Self::HandOffPipelined => return None,
             Self::Get | Self::Churn => (1, SHORT, get, value(SHORT), 1),
             Self::Set => (1, SHORT, set(SHORT), OK.to_owned(), 1),
             Self::GetFrom50 | Self::GetFrom50Watched => (50, SHORT, get, value(SHORT), 1),
@@ -228,52 +260,96 @@ impl Prepared {
     /// # Errors
     /// When something else comes out than what goes in.
     pub fn run(&mut self) -> Result<()> {
-        let Some((traffic, bench)) = &mut self.worker else {
-            return self.run_alone();
-        };
-        let (requests, reply_bytes) = (&traffic.requests, traffic.replies.len());
-        let rounds = COMMANDS / (traffic.commands * traffic.clients);
-        if self.case != Case::Churn {
-            return bench.exchange(requests, reply_bytes, rounds);
+        match &mut self.stage {
+            Stage::Bytes(input) => look_through(self.case, input),
+            Stage::Shard(shard) => plan(shard),
+            Stage::HandOff(bench) => {
+                let rounds = COMMANDS / bench.commands_of_a_round();
+                (0..rounds).try_for_each(|_| bench.round())
+            }
+            Stage::Worker(traffic, bench) => {
+                let (requests, reply_bytes) = (&traffic.requests, traffic.replies.len());
+                let rounds = COMMANDS / (traffic.commands * traffic.clients);
+                if self.case != Case::Churn {
+                    return bench.exchange(requests, reply_bytes, rounds);
+                }
+                for _ in 0..rounds {
+                    bench.exchange(requests, reply_bytes, 1)?;
+                    bench.renew();
+                }
+                Ok(())
+            }
         }
-        for _ in 0..rounds {
-            bench.exchange(requests, reply_bytes, 1)?;
-            bench.renew();
-        }
-        Ok(())
     }
+}
 
-    fn run_alone(&self) -> Result<()> {
-        let mut left = self.input.as_slice();
-        let mut found = 0;
-        match self.case {
-            Case::Lookup => {
-                for name in NAMES.iter().cycle().take(COMMANDS) {
-                    found += usize::from(CommandSpec::of(black_box(name)).id != CommandSpec::UNKNOWN.id);
-                }
-            }
-            Case::Split | Case::SplitMany => {
-                let mut scan = ReplyScan::default();
-                while !left.is_empty() {
-                    let Progress::Complete { used, .. } = scan.feed(left)? else {
-                        break;
-                    };
-                    left = left.get(used..).context("a scan past the end")?;
-                    found += 1;
-                }
-            }
-            _ => {
-                let mut scan = RequestScan::default();
-                let limits = RequestLimits::AUTHENTICATED;
-                while let Some(frame) = scan.advance(left, &limits)? {
-                    let (bytes, rest) = left.split_at(frame.len);
-                    found += usize::from(black_box(Command::new(bytes, frame)).argc() > 1);
-                    left = rest;
-                }
+/// Looks at [`COMMANDS`] names, requests or replies.
+fn look_through(case: Case, mut left: &[u8]) -> Result<()> {
+    let mut found = 0;
+    match case {
+        Case::Lookup => {
+            for name in NAMES.iter().cycle().take(COMMANDS) {
+                found += usize::from(CommandSpec::of(black_box(name)).id != CommandSpec::UNKNOWN.id);
             }
         }
-        ensure!(found == COMMANDS, "{found} of {COMMANDS}");
-        Ok(())
+        Case::Split | Case::SplitMany => {
+            let mut scan = ReplyScan::default();
+            while !left.is_empty() {
+                let Progress::Complete { used, .. } = scan.feed(left)? else {
+                    break;
+                };
+                left = left.get(used..).context("a scan past the end")?;
+                found += 1;
+            }
+        }
+        _ => {
+            let mut scan = RequestScan::default();
+            let limits = RequestLimits::AUTHENTICATED;
+            while let Some(frame) = scan.advance(left, &limits)? {
+                let (bytes, rest) = left.split_at(frame.len);
+                found += usize::from(black_box(Command::new(bytes, frame)).argc() > 1);
+                left = rest;
+            }
+        }
+    }
+    ensure!(found == COMMANDS, "{found} of {COMMANDS}");
+    Ok(())
+}
+
+/// Plans [`COMMANDS`] commands: half of them write, and a quarter is read from replicas.
+fn plan(shard: &Shard) -> Result<()> {
+    let (get, set) = (CommandSpec::of(b"get"), CommandSpec::of(b"set"));
+    let plans = [
+        (get, ReadPolicy::Primary),
+        (set, ReadPolicy::Primary),
+        (get, ReadPolicy::PreferReplica),
+        (set, ReadPolicy::PreferReplica),
+    ];
+    let mut shared = 0;
+    for (turn, (spec, reads)) in plans.iter().cycle().take(COMMANDS).enumerate() {
+        let is_shared = bare::is_shared(black_box(shard), *black_box(reads), black_box(spec), turn as u64);
+        shared += usize::from(is_shared);
+    }
+    ensure!(shared == COMMANDS, "{shared} of {COMMANDS}");
+    Ok(())
+}
+
+/// A primary and two replicas that may be read.
+fn shard() -> Shard {
+    let replica = |port| Replica {
+        address: HostPort::new("replica", port),
+        usable: true,
+        lag_bytes: None,
+        priority: 100,
+    };
+    Shard {
+        phase: Phase::Serving,
+        primary: Some(Primary {
+            address: HostPort::new("primary", 6379),
+            term: Epoch(1),
+        }),
+        replicas: vec![replica(6380), replica(6381)],
+        ..Shard::unknown()
     }
 }
 

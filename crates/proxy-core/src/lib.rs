@@ -1,6 +1,9 @@
 //! Sessions, routing and backends: the files in the order in which a request meets them.
 
 mod backend;
+#[cfg(feature = "bare")]
+#[doc(hidden)]
+pub mod bare;
 mod census;
 mod client;
 mod crowd;

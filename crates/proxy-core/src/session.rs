@@ -465,7 +465,7 @@ impl Session {
 }
 
 /// What a mux must know of `command`.
-fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
+pub(crate) fn shape_of<B: AsRef<[u8]>>(command: &Command<B>) -> Shape {
     let spec = command.spec();
     Shape {
         command: spec.id,

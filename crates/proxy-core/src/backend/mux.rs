@@ -9,6 +9,8 @@
 //! ```
 //! `outbox` is the way there, `replies` the way back, `slow` what happens where somebody does not take his.
 
+#[cfg(feature = "bare")]
+mod bare;
 mod outbox;
 mod replies;
 mod slow;
@@ -86,10 +88,16 @@ enum Addressee {
 impl Mux {
     /// A mux that starts to connect at once, in a task of its own.
     pub(crate) fn open(link: Rc<Link>, profile: Profile) -> Rc<Self> {
-        let mux = Rc::new(Self {
+        let mux = Rc::new(Self::in_phase(link, Phase::Connecting));
+        crate::task::spawn(Rc::clone(&mux).run(profile));
+        mux
+    }
+
+    fn in_phase(link: Rc<Link>, phase: Phase) -> Self {
+        Self {
             link,
             state: RefCell::new(State {
-                phase: Phase::Connecting,
+                phase,
                 entries: VecDeque::new(),
                 outbox: Outbox::default(),
                 waker: None,
@@ -97,9 +105,7 @@ impl Mux {
                 silent_since: None,
                 stuck: None,
             }),
-        });
-        crate::task::spawn(Rc::clone(&mux).run(profile));
-        mux
+        }
     }
 
     /// Where it leads.
