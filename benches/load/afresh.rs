@@ -4,13 +4,13 @@ use anyhow::Result;
 use serde::Serialize;
 use testkit::memory::resident_bytes;
 
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::interrupt::Interrupt;
 use super::lab::Lab;
 use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
-use super::workload::{Transport, Workload};
+use super::workload::Workload;
 
 /// Where fronts are measured so, for one workload.
 pub(super) struct Afresh<'a> {
@@ -35,11 +35,11 @@ pub(super) struct Measured<F> {
 // === impl Afresh ===
 
 impl Afresh<'_> {
-    /// Measures each front that the workload concerns before values of `value_bytes`. A front that fails has the figures
+    /// Measures each front that the workload concerns set up so. A front that fails has the figures
     /// that it had by then.
     pub(super) fn each<F: Default>(
         &self,
-        value_bytes: usize,
+        setup: Setup,
         measure: impl Fn(&Front, &mut Measured<F>) -> Result<()>,
     ) -> Result<Vec<Measured<F>>> {
         let Self {
@@ -51,8 +51,8 @@ impl Afresh<'_> {
         let mut results = Vec::new();
         for peer in options.peers_facing(&workload.kind) {
             progress(&format!("{}: {peer}", workload.name));
-            lab.fill(value_bytes)?;
-            let front = Front::start(lab, peer, value_bytes, Transport::Plain)?;
+            lab.fill(setup.value_bytes)?;
+            let front = Front::start(lab, peer, setup)?;
             let mut result = Measured {
                 peer,
                 rest_bytes: resident_bytes(front.pid)?,

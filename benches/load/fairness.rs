@@ -11,14 +11,14 @@ use serde::Serialize;
 use testkit::Client;
 use testkit::client::encode;
 
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::interrupt::Interrupt;
 use super::lab::{KEY, Lab};
 use super::options::Options;
 use super::peer::Peer;
 use super::progress::progress;
 use super::sample::median;
-use super::workload::{Kind, Transport};
+use super::workload::Kind;
 
 /// Small requests through one front beside one neighbour.
 #[derive(Debug, Serialize)]
@@ -73,7 +73,7 @@ pub(super) fn run(lab: &Lab, options: &Options, interrupt: &Interrupt) -> Result
         .command(&[b"SET", LARGE_KEY.as_bytes(), &vec![b'x'; LARGE_BYTES]])?;
     let fronts: Vec<_> = options
         .peers_facing(&Kind::Fairness)
-        .map(|peer| Front::start(lab, peer, 16, Transport::Plain))
+        .map(|peer| Front::start(lab, peer, Setup::plain(16)))
         .collect::<Result<_>>()?;
     let mut results = Vec::new();
     for neighbour in NEIGHBOURS {

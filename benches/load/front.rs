@@ -23,10 +23,33 @@ pub(super) struct Front {
     started: Option<Started>,
 }
 
+/// How a front is set up.
+#[derive(Clone, Copy)]
+pub(super) struct Setup {
+    /// Bytes of the value that the benchmark's key has.
+    pub(super) value_bytes: usize,
+    pub(super) transport: Transport,
+    /// What slipring is given besides what all workloads give it.
+    pub(super) slipring_arg: Option<&'static str>,
+}
+
 /// What ends with a front that is not Redis itself.
 struct Started {
     process: Process,
     _ports: Vec<Port>,
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// As it is by default, with such a value.
+    pub(super) const fn plain(value_bytes: usize) -> Self {
+        Self {
+            value_bytes,
+            transport: Transport::Plain,
+            slipring_arg: None,
+        }
+    }
 }
 
 // === impl Front ===
@@ -37,7 +60,7 @@ impl Front {
     ///
     /// # Errors
     /// When it does not serve, with the tail of its log.
-    pub(super) fn start(lab: &Lab, peer: Peer, value_bytes: usize, transport: Transport) -> Result<Self> {
+    pub(super) fn start(lab: &Lab, peer: Peer, setup: Setup) -> Result<Self> {
         let front = match peer {
             Peer::Direct => Self {
                 peer,
@@ -45,11 +68,11 @@ impl Front {
                 pid: lab.redis_pid,
                 started: None,
             },
-            _ => Self::start_process(lab, peer, value_bytes, transport)?,
+            _ => Self::start_process(lab, peer, setup)?,
         };
         let serves = wait_for(&format!("{peer} to serve"), STEP_TIMEOUT, || {
             let mut client = Client::connect(front.address)?;
-            if transport == Transport::Tls {
+            if setup.transport == Transport::Tls {
                 return Ok(());
             }
             let reply = client.command(&["GET", KEY])?;
@@ -68,14 +91,14 @@ impl Front {
         Ok(front)
     }
 
-    fn start_process(lab: &Lab, peer: Peer, value_bytes: usize, transport: Transport) -> Result<Self> {
+    fn start_process(lab: &Lab, peer: Peer, setup: Setup) -> Result<Self> {
         let (port, statistics) = (Port::free()?, Port::free()?);
-        let certificate = match transport {
+        let certificate = match setup.transport {
             Transport::Plain => None,
             Transport::Tls => Some(lab.certificate()?),
         };
         let certificate = certificate.as_deref();
-        let (program, args) = command(lab, peer, &port, &statistics, value_bytes, certificate)?;
+        let (program, args) = command(lab, peer, setup, &port, &statistics, certificate)?;
         let log = lab.folder.path().join(format!("{peer}.log"));
         let process = Process::start(&peer.to_string(), &program, args, log)?;
         let pid = process.pid().with_context(|| process.log_tail())?;
@@ -97,9 +120,9 @@ impl Front {
 fn command(
     lab: &Lab,
     peer: Peer,
+    setup: Setup,
     port: &Port,
     statistics: &Port,
-    value_bytes: usize,
     certificate: Option<&Path>,
 ) -> Result<(PathBuf, Vec<String>)> {
     let (listen, redis) = (port.address().to_string(), lab.redis.address().to_string());
@@ -108,7 +131,7 @@ fn command(
         Peer::Direct => unreachable!("Redis runs already"),
         Peer::Floor => (
             lab.floor.clone(),
-            format!("--listen {listen} --value-bytes {value_bytes}"),
+            format!("--listen {listen} --value-bytes {}", setup.value_bytes),
         ),
         Peer::Slipring | Peer::Traced => {
             let (sentinel, metrics) = (lab.sentinel.address(), statistics.address());
@@ -156,13 +179,14 @@ fn command(
         }
     };
     let mut args: Vec<String> = args.split(' ').map(str::to_owned).collect();
-    args.extend(further_args(lab, peer));
+    args.extend(further_args(lab, peer, setup));
     Ok((program, args))
 }
 
 /// What slipring is given besides its addresses.
-fn further_args(lab: &Lab, peer: Peer) -> Vec<String> {
-    let asked_for = lab.slipring_args.clone();
+fn further_args(lab: &Lab, peer: Peer, setup: Setup) -> Vec<String> {
+    let mut asked_for = lab.slipring_args.clone();
+    asked_for.extend(setup.slipring_arg.map(str::to_owned));
     match peer {
         Peer::Slipring => asked_for,
         Peer::Traced => {

@@ -9,7 +9,7 @@ use testkit::client::encode;
 use testkit::memory::resident_bytes;
 
 use super::afresh::{Afresh, Measured};
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::interrupt::Interrupt;
 use super::lab;
 
@@ -31,7 +31,7 @@ const SETTLE: Duration = Duration::from_millis(1500);
 /// Measures the fronts one after the other, each started afresh.
 pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<IdleResult>>> {
     let clients = afresh.options.idle_clients.min(lab::clients_possible()?);
-    afresh.each(16, |front, measured: &mut Measured<IdleResult>| {
+    afresh.each(Setup::plain(16), |front, measured: &mut Measured<IdleResult>| {
         let result = &mut measured.figures;
         result.clients = clients;
         measure(front, measured.rest_bytes, result, afresh.interrupt)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use testkit::memory::resident_bytes;
 
 use super::benchmark;
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::interrupt::Interrupt;
 use super::lab::Lab;
 use super::options::Options;
@@ -63,9 +63,12 @@ pub(super) fn run(
     lab.fill(requests.value_bytes).context("filling Redis")?;
     let spans_before = lab.collector.received_bytes();
     let mut contenders = Vec::new();
-    let transport = requests.transport;
+    let setup = Setup {
+        transport: requests.transport,
+        ..Setup::plain(requests.value_bytes)
+    };
     for peer in options.peers_facing(&workload.kind) {
-        let front = Front::start(lab, peer, requests.value_bytes, transport)?;
+        let front = Front::start(lab, peer, setup)?;
         contenders.push(Contender {
             front,
             requests: 0,

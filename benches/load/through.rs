@@ -9,7 +9,7 @@ use serde::Serialize;
 use testkit::memory::peak_bytes;
 
 use super::afresh::{Afresh, Measured};
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::lab::KEY;
 
 /// Resident memory of one front, in bytes.
@@ -26,11 +26,14 @@ const VALUE_BYTES: usize = 512 << 20;
 
 /// Measures the fronts one after the other, each started afresh.
 pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<ThroughResult>>> {
-    afresh.each(16, |front, measured: &mut Measured<ThroughResult>| {
-        let result = &mut measured.figures;
-        result.value_bytes = VALUE_BYTES;
-        measure(front, result)
-    })
+    afresh.each(
+        Setup::plain(16),
+        |front, measured: &mut Measured<ThroughResult>| {
+            let result = &mut measured.figures;
+            result.value_bytes = VALUE_BYTES;
+            measure(front, result)
+        },
+    )
 }
 
 fn measure(front: &Front, result: &mut ThroughResult) -> Result<()> {

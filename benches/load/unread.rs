@@ -14,8 +14,9 @@ use testkit::client::encode;
 use testkit::memory::peak_bytes;
 
 use super::afresh::{Afresh, Measured};
-use super::front::Front;
+use super::front::{Front, Setup};
 use super::lab::KEY;
+use super::peer::Peer;
 use super::sample::median;
 
 /// One front beside which nobody reads.
@@ -24,6 +25,8 @@ pub(super) struct UnreadResult {
     pub(super) clients: usize,
     /// The most that resident memory was.
     pub(super) peak_bytes: u64,
+    /// The `--max-memory` that slipring had of this workload. None: of whoever asked for it, or it is not slipring.
+    pub(super) max_bytes: Option<u64>,
     /// What the kernel had for TCP in the end, beyond what it had before.
     pub(super) kernel_bytes: u64,
     /// How long the first GET beside them took, and the median of the others.
@@ -40,14 +43,24 @@ const VALUES: usize = 60;
 /// GETs beside them, one after the other.
 const PROBES: usize = 100;
 
+/// What slipring may have meanwhile.
+const MAX_MEMORY: (&str, u64) = ("--max-memory=256mb", 256 << 20);
+
 /// How long the first may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Measures the fronts one after the other, each started afresh.
 pub(super) fn run(afresh: &Afresh<'_>) -> Result<Vec<Measured<UnreadResult>>> {
-    afresh.each(VALUE_BYTES, |front, measured: &mut Measured<UnreadResult>| {
+    let asked_for = &afresh.options.slipring_args;
+    let bounded = !asked_for.iter().any(|arg| arg.starts_with("--max-memory"));
+    let setup = Setup {
+        slipring_arg: bounded.then_some(MAX_MEMORY.0),
+        ..Setup::plain(VALUE_BYTES)
+    };
+    afresh.each(setup, |front, measured: &mut Measured<UnreadResult>| {
         let result = &mut measured.figures;
         result.clients = CLIENTS;
+        result.max_bytes = (bounded && front.peer == Peer::Slipring).then_some(MAX_MEMORY.1);
         let outcome = measure(front, result);
         result.peak_bytes = peak_bytes(front.pid)?;
         outcome
