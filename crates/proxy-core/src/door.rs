@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sentinel_watcher::{HealthFeed, HintSender, Steering, TopologyFeed};
 use tokio::time::Instant;
 
 use crate::backend::NodeKey;
@@ -17,14 +18,13 @@ use crate::backend::scripts::ScriptStore;
 use crate::census::Census;
 use crate::demand::Demands;
 use crate::failover::Timeline;
+use crate::hub::Hubs;
 use crate::live::Live;
 use crate::lookout::Findings;
 use crate::memory::Memory;
 use crate::metrics::{Cells, Gauge, Metrics};
 use crate::passage::{Departures, Kin};
 use crate::roster::Roster;
-use crate::server::Upstream;
-use crate::session::Hubs;
 use crate::settings::{ClientAuth, ReadPolicy, Settings};
 
 /// What a session came through.
@@ -60,7 +60,7 @@ pub(crate) struct WorkerState {
     /// In the order of the upstreams.
     pub(crate) masters: Arc<[Master]>,
     /// Connections that many subscribers share.
-    pub(crate) hubs: Hubs,
+    pub(crate) hubs: Rc<Hubs>,
     /// This proxy's clients, over all workers.
     pub(crate) roster: Arc<Roster>,
     /// The processes before and behind this one.
@@ -69,6 +69,20 @@ pub(crate) struct WorkerState {
     pub(crate) pulse: Cell<Instant>,
     /// Where sessions are to go, while another process takes over.
     pub(crate) departures: RefCell<Option<Departures>>,
+}
+
+/// One master that clients can reach.
+pub struct Upstream {
+    /// Its name, as Sentinel knows it.
+    pub master: Arc<str>,
+    /// What the watcher says.
+    pub feed: TopologyFeed,
+    /// What the watcher should look at.
+    pub hints: HintSender,
+    /// What the watcher knows of the sentinels: the automatic hold timeout is made of their down-after.
+    pub health: HealthFeed,
+    /// Where an operator's orders go.
+    pub steering: Steering,
 }
 
 /// One master, as all workers share it.

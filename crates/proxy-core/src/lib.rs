@@ -1,6 +1,7 @@
 //! Sessions, routing and backends: the files in the order in which a request meets them.
 
 mod backend;
+mod backoff;
 #[cfg(feature = "bare")]
 #[doc(hidden)]
 pub mod bare;
@@ -13,6 +14,7 @@ mod door;
 mod entry;
 mod error;
 mod failover;
+mod hub;
 mod limits;
 mod live;
 mod lookout;
@@ -20,6 +22,7 @@ mod memory;
 mod metrics;
 mod net;
 mod passage;
+mod push;
 mod roster;
 mod route;
 mod server;
@@ -30,6 +33,7 @@ mod users;
 
 pub use demand::Demand;
 pub use denied::Denied;
+pub use door::Upstream;
 pub use entry::Entry;
 pub use failover::{FailoverRecord, Field, Timeline};
 pub use lookout::{CommandSpan, Watch};
@@ -43,6 +47,6 @@ pub use net::{
     TcpDial, TcpListen, TlsDial, TlsListen, UnixListen, from_socket, into_socket, is_plain, listen_on,
 };
 pub use passage::{Departure, Entrant, SessionState, StateError, VERSION as STATE_VERSION};
-pub use server::{Handle, Listener, Passage, Upstream, Worker, build};
+pub use server::{Handle, Listener, Passage, Worker, build};
 pub use settings::{ClientAuth, ReadPolicy, Settings};
 pub use users::{PasswordHash, User, Users};

@@ -21,7 +21,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sentinel_watcher::{Credentials, Dial, HealthFeed, HintSender, Steering, TopologyFeed};
+use sentinel_watcher::{Credentials, Dial};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -30,7 +30,7 @@ use crate::backend::fleet::{Fleet, FleetParts};
 use crate::client::{Client, Order};
 use crate::crowd::Crowd;
 use crate::demand::{Demand, DemandReceiver, Demands, demands};
-use crate::door::{Door, Master, WorkerState};
+use crate::door::{Door, Master, Upstream, WorkerState};
 use crate::entry::Entry;
 use crate::failover::Timeline;
 use crate::limits;
@@ -43,20 +43,6 @@ use crate::passage::Kin;
 use crate::roster::{Message, Roster};
 use crate::settings::{ReadPolicy, Settings};
 pub use passage::Passage;
-
-/// One master that clients can reach.
-pub struct Upstream {
-    /// Its name, as Sentinel knows it.
-    pub master: Arc<str>,
-    /// What the watcher says.
-    pub feed: TopologyFeed,
-    /// What the watcher should look at.
-    pub hints: HintSender,
-    /// What the watcher knows of the sentinels: the automatic hold timeout is made of their down-after.
-    pub health: HealthFeed,
-    /// Where an operator's orders go.
-    pub steering: Steering,
-}
 
 /// One address that clients connect to.
 pub struct Listener {

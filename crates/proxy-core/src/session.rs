@@ -50,7 +50,6 @@ use input::Reading;
 use noted::Scans;
 
 pub(crate) use close::Close;
-pub(crate) use shared::Hubs;
 
 /// The state machine that serves one client.
 pub(crate) struct Session {

@@ -15,6 +15,7 @@ use sentinel_watcher::SignalFeed;
 use tokio::time::Instant;
 
 use super::{Close, Session, shape_of};
+use crate::backoff::Backoff;
 use crate::client::{Before, Returned, Shape};
 use crate::door::Held;
 use crate::error::Error;
@@ -22,9 +23,6 @@ use crate::limits;
 use crate::metrics::{Counter, Outcome, ResendReason};
 use crate::route::{self, Plan};
 use crate::settings::ReadPolicy;
-
-/// Pauses between attempts: each twice the one before, up to a bound.
-pub(super) struct Pause(Duration);
 
 impl Session {
     /// Sends a command as soon as some node can take it; past the hold time it is refused.
@@ -113,7 +111,7 @@ impl Session {
     pub(super) async fn recover(&mut self) -> Result<(), Close> {
         let mut deadline = Instant::now() + self.door.fleet.hold_timeout();
         let mut applied = self.door.fleet.applied();
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         let mut waiting = VecDeque::new();
         let mut tried_one = false;
         let mut portion = 1;
@@ -139,7 +137,7 @@ impl Session {
                 Some(Error::HoldFull.reply())
             } else {
                 if again {
-                    let until = deadline.min(Instant::now() + pause.next());
+                    let until = deadline.min(Instant::now() + backoff.next());
                     if self.changed(&mut applied, until).await? {
                         self.let_subscribers_in().await?;
                     }
@@ -372,22 +370,4 @@ fn is_refused(command: &Returned) -> bool {
 
 fn is_put_off(command: &Returned) -> bool {
     command.before == Before::PutOff
-}
-
-// === impl Pause ===
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(Duration::from_millis(limits::RETRY_PAUSE_MS.0))
-    }
-}
-
-impl Pause {
-    /// The next pause.
-    pub(super) fn next(&mut self) -> Duration {
-        let longest = Duration::from_millis(limits::RETRY_PAUSE_MS.1);
-        let pause = self.0;
-        self.0 = (pause * 2).min(longest);
-        pause
-    }
 }

@@ -12,6 +12,7 @@ use super::{Close, Session, shape_of};
 use crate::backend::Backend;
 use crate::backend::conn::ConnectError;
 use crate::backend::profile::{Profile, Resp};
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::metrics::{CloseReason, Outcome};
 use crate::route::Plan;
@@ -328,7 +329,7 @@ impl Session {
         shape.read = false;
         let deadline = Instant::now() + self.door.fleet.hold_timeout();
         let mut applied = self.door.fleet.applied();
-        let mut pause = super::hold::Pause::default();
+        let mut backoff = Backoff::default();
         loop {
             if let Err(refusal) = self.primary_for(shape, command.frame().len()).await? {
                 return Ok(Err(refusal));
@@ -343,7 +344,7 @@ impl Session {
                 Some(reply) => return Ok(Ok(reply)),
                 None if Instant::now() >= deadline => return Ok(Err(self.no_primary())),
                 None => drop(
-                    self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+                    self.changed(&mut applied, deadline.min(Instant::now() + backoff.next()))
                         .await?,
                 ),
             }

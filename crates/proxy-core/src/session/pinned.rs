@@ -22,12 +22,12 @@ use tokio::time::Instant;
 
 use super::abort::Abort;
 use super::clients::is_own;
-use super::hold::Pause;
 use super::rearm;
 use super::stream::Begun;
 use super::{Close, Session, shape_of};
 use crate::backend::Link;
 use crate::backend::lease::{Budget, Clean};
+use crate::backoff::Backoff;
 use crate::client::face::Blocked;
 use crate::error::{Error, Sent, may_resend};
 use crate::metrics::LeaseReason;
@@ -88,7 +88,7 @@ impl Session {
         let mut deadline = Instant::now() + hold;
         let mut applied = self.door.fleet.applied();
         let mut call = Call::new(&command, stay);
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         loop {
             let started = Instant::now();
             match self.attempt(stay, &command, &mut call).await? {
@@ -119,7 +119,7 @@ impl Session {
                 self.leave_unserved(stay, &command, &reply);
                 return Ok(());
             }
-            self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+            self.changed(&mut applied, deadline.min(Instant::now() + backoff.next()))
                 .await?;
         }
     }

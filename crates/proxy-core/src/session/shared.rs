@@ -2,7 +2,6 @@
 //! commands travel as ever; what it hears while one is answered waits. Once it wants what takes a connection of its own, it
 //! leaves for one, with all that it is subscribed to.
 
-mod hub;
 mod passage;
 
 use std::collections::BTreeSet;
@@ -14,9 +13,7 @@ use resp_codec::{Class, Command, write};
 use super::{Close, Session, own};
 use crate::backend::profile::{Profile, Resp};
 use crate::client::Order;
-use crate::door::WorkerState;
-pub(crate) use hub::Hubs;
-use hub::{Ear, Hub, Kind, Name, Word};
+use crate::hub::{Ear, Hub, Kind, Name, Word};
 
 /// One client at a hub: it leaves when this goes.
 struct Guest {
@@ -229,8 +226,8 @@ impl Session {
     /// The hub's task: there is one from its first guest to its last.
     fn start_hub(&self, hub: &Rc<Hub>) {
         if hub.wakes() {
-            let worker: Rc<WorkerState> = Rc::clone(&self.door.worker);
-            crate::task::spawn(Rc::clone(hub).run(worker));
+            let hubs = Rc::clone(&self.door.worker.hubs);
+            crate::task::spawn(Rc::clone(hub).run(hubs));
         }
     }
 }

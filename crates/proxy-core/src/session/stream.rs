@@ -22,28 +22,26 @@ mod state;
 mod transaction;
 mod vouch;
 
-pub(super) use roll::words;
-
 use std::rc::Rc;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, ReplyKind, RequestError};
 use tokio::time::Instant;
 
-use super::hold::Pause;
 use super::own::{self, Hello};
 use super::{Close, Session};
 use crate::backend::conn::Arrival;
 use crate::backend::lease::{Clean, Lease};
 use crate::backend::{Backend, NodeKey};
+use crate::backoff::Backoff;
 use crate::client::Order;
 use crate::client::face::Mark;
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason};
+use crate::push::{is_invalidation, is_published};
 use crate::settings::ClientAuth;
 use held::Hold;
-use roll::{is_invalidation, is_published};
 use state::Stream;
 use transaction::Transaction;
 use vouch::Vouched;
@@ -138,7 +136,7 @@ impl Session {
         mut stream: Stream,
         mut given: Option<(Lease, Rc<Backend>)>,
     ) -> Result<(), Close> {
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         // Counted at the old term until it has arrived at the new one: held commands wait for that.
         let mut _counted = None;
         let mut _known = None;
@@ -182,9 +180,10 @@ impl Session {
             self.tell_unserved(&mut stream);
             if self.door.fleet.is_primary(&node) {
                 let mut applied = self.door.fleet.applied();
-                self.changed(&mut applied, Instant::now() + pause.next()).await?;
+                self.changed(&mut applied, Instant::now() + backoff.next())
+                    .await?;
             } else {
-                pause = Pause::default();
+                backoff = Backoff::default();
             }
         }
     }

@@ -5,8 +5,6 @@ mod events;
 mod keys;
 mod manner;
 
-pub use manner::USER;
-
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;

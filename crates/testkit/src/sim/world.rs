@@ -17,7 +17,6 @@ use super::node::Node;
 use super::replication::forget_snapshots;
 use super::rng::Rng;
 use super::sentinel::{MASTER, Sentinel};
-use super::session::USER;
 use super::task::spawn;
 use super::trace;
 
@@ -49,6 +48,9 @@ pub struct Published {
     /// Who is primary, and whether commands flow.
     pub shard: Shard,
 }
+
+/// A user whom all nodes know, and the password.
+pub const USER: (&str, &str) = ("app", "secret");
 
 /// How long bytes take at most, in a network that is well.
 pub const LATENCY_MILLIS: u64 = 5;

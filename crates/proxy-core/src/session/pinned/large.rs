@@ -22,9 +22,10 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::stay::{Call, Stay};
-use super::{Attempt, Close, Pause, Session};
+use super::{Attempt, Close, Session};
 use crate::backend::conn::{Arrival, Conn};
 use crate::backend::lease::{Budget, Clean};
+use crate::backoff::Backoff;
 use crate::client::{Order, Shape};
 use crate::error::Error;
 use crate::limits;
@@ -138,7 +139,7 @@ impl Session {
         let shape = Shape { read: false, ..shape };
         let deadline = Instant::now() + self.door.fleet.hold_timeout();
         let mut applied = self.door.fleet.applied();
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         loop {
             if let Err(refusal) = self.primary_for(shape, 0).await? {
                 return Ok(Err(refusal));
@@ -154,7 +155,7 @@ impl Session {
             if Instant::now() >= deadline {
                 return Ok(Err(self.no_primary()));
             }
-            self.changed(&mut applied, deadline.min(Instant::now() + pause.next()))
+            self.changed(&mut applied, deadline.min(Instant::now() + backoff.next()))
                 .await?;
         }
     }

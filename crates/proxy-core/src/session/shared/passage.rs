@@ -1,7 +1,7 @@
 //! A subscriber of a hub that leaves for another process, or comes from there and sits down at a hub again.
 
 use super::Guest;
-use super::hub::Kind;
+use crate::hub::Kind;
 use crate::metrics::CloseReason;
 use crate::passage::Subscriptions;
 use crate::session::{Close, Session};

@@ -14,10 +14,10 @@ use super::state::Stream;
 use crate::backend::lease::{Budget, Lease, LeaseError};
 use crate::backend::profile::Resp;
 use crate::backend::{Backend, NodeKey};
+use crate::backoff::Backoff;
 use crate::door::{Door, Streams};
 use crate::error::Error;
 use crate::metrics::CloseReason;
-use crate::session::hold::Pause;
 use crate::session::{Close, Session, own, shape_of};
 
 /// How long a new node may take to confirm what was subscribed on the old one.
@@ -89,7 +89,7 @@ impl Session {
         shape.read = false;
         let bytes = first.frame().len();
         let deadline = Instant::now() + self.door.fleet.hold_timeout();
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         loop {
             let refusal = match self.primary_for(shape, bytes).await? {
                 Err(refusal) => refusal,
@@ -103,7 +103,8 @@ impl Session {
                     Err(LeaseError::Lost) if Instant::now() >= deadline => self.no_primary(),
                     Err(LeaseError::Lost) => {
                         let mut applied = self.door.fleet.applied();
-                        self.changed(&mut applied, Instant::now() + pause.next()).await?;
+                        self.changed(&mut applied, Instant::now() + backoff.next())
+                            .await?;
                         continue;
                     }
                 },
@@ -116,7 +117,7 @@ impl Session {
     /// The same for who is something already: it waits for as long as it takes, though not each of its commands does.
     async fn join_silently(&mut self, stream: &mut Stream) -> Result<(Lease, Rc<Backend>), Close> {
         let mut applied = self.door.fleet.applied();
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         loop {
             match self.lease_now(stream).await? {
                 Ok(joined) => return Ok(joined),
@@ -124,7 +125,7 @@ impl Session {
                 Err(_) => {}
             }
             self.tell_unserved(stream);
-            let next = Instant::now() + pause.next();
+            let next = Instant::now() + backoff.next();
             let until = match self.hold_stream(stream) {
                 Hold::Free => next,
                 Hold::Until(until) => next.min(until),

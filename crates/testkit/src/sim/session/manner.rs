@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use super::{Heard, HungUp, Session};
 use crate::sim::blame::{Dread, blame};
 use crate::sim::ledger::Fate;
-
-/// A user whom all nodes know, and the password.
-pub const USER: (&str, &str) = ("app", "secret");
+use crate::sim::world::USER;
 
 /// How a session speaks.
 #[derive(Default)]

@@ -20,30 +20,29 @@ use crate::backend::NodeKey;
 use crate::backend::fleet::Fleet;
 use crate::backend::lease::{Budget, Lease, LeaseError};
 use crate::backend::profile::{Profile, Resp};
+use crate::backoff::Backoff;
 use crate::census::{Census, Counted};
 use crate::client::Client;
-use crate::door::WorkerState;
 use crate::limits;
 use crate::metrics::{CloseReason, LeaseReason};
-use crate::session::hold::Pause;
-use crate::session::stream::words;
+use crate::push::words;
 
 /// The hubs of one worker: by master and Profile.
 pub(crate) type Hubs = RefCell<BTreeMap<(usize, Profile), Rc<Hub>>>;
 
 /// What is subscribed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Channel,
     Pattern,
     Shard,
 }
 
 /// A channel, pattern or shard channel.
-pub(super) type Name = (Kind, Bytes);
+pub(crate) type Name = (Kind, Bytes);
 
 /// The node's word on one of them: its refusal, if it refuses.
-pub(super) type Word = oneshot::Receiver<Result<(), Bytes>>;
+pub(crate) type Word = oneshot::Receiver<Result<(), Bytes>>;
 
 /// One connection to the node for many subscribers.
 pub(crate) struct Hub {
@@ -87,7 +86,7 @@ struct Seat {
 }
 
 /// A client as its hub reaches it.
-pub(super) struct Ear {
+pub(crate) struct Ear {
     client: Rc<Client>,
     /// It speaks RESP3.
     takes_pushes: Cell<bool>,
@@ -102,7 +101,7 @@ const CLIENTS_PER_TURN: usize = 64;
 
 impl Kind {
     /// By the name of the command that joins or leaves.
-    pub(super) fn of(command: &str) -> Self {
+    pub(crate) fn of(command: &str) -> Self {
         match command.as_bytes().first() {
             Some(b'p') => Self::Pattern,
             _ if command.starts_with("ss") || command.starts_with("sun") => Self::Shard,
@@ -123,7 +122,7 @@ impl Kind {
 
 impl Hub {
     /// A hub that nobody has joined: it needs a task for its [`Self::run`] once somebody has.
-    pub(super) fn new(fleet: Rc<Fleet>, census: Arc<Census>, profile: Profile) -> Rc<Self> {
+    pub(crate) fn new(fleet: Rc<Fleet>, census: Arc<Census>, profile: Profile) -> Rc<Self> {
         Rc::new(Self {
             fleet,
             census,
@@ -137,12 +136,12 @@ impl Hub {
     }
 
     /// True, once: its task is to be started.
-    pub(super) fn wakes(&self) -> bool {
+    pub(crate) fn wakes(&self) -> bool {
         !self.running.replace(true)
     }
 
     /// A seat for `client`; it hears nothing before [`Self::hear`]. The answer comes with the node's word.
-    pub(super) fn join(&self, name: &Name, id: u64, ear: &Rc<Ear>) -> Option<Word> {
+    pub(crate) fn join(&self, name: &Name, id: u64, ear: &Rc<Ear>) -> Option<Word> {
         let mut channels = self.channels.borrow_mut();
         let seats = channels.entry(name.clone()).or_default();
         seats.clients.entry(id).or_insert_with(|| Seat {
@@ -159,14 +158,14 @@ impl Hub {
     }
 
     /// The client has been told: messages may follow.
-    pub(super) fn hear(&self, name: &Name, id: u64) {
+    pub(crate) fn hear(&self, name: &Name, id: u64) {
         let channels = self.channels.borrow();
         if let Some(seat) = channels.get(name).and_then(|seats| seats.clients.get(&id)) {
             seat.hears.set(true);
         }
     }
 
-    pub(super) fn leave(&self, name: &Name, id: u64) {
+    pub(crate) fn leave(&self, name: &Name, id: u64) {
         if let Some(seats) = self.channels.borrow_mut().get_mut(name) {
             seats.clients.remove(&id);
         }
@@ -192,9 +191,9 @@ impl Hub {
     }
 
     /// Serves the clients, from node to node, until none is left.
-    pub(super) async fn run(self: Rc<Self>, worker: Rc<WorkerState>) {
+    pub(crate) async fn run(self: Rc<Self>, hubs: Rc<Hubs>) {
         let mut applied = self.fleet.applied();
-        let mut pause = Pause::default();
+        let mut backoff = Backoff::default();
         // Counted at the old term until all has arrived at the new one: held commands wait for that.
         let mut counted = None;
         while !self.channels.borrow().is_empty() {
@@ -203,20 +202,20 @@ impl Hub {
                 match backend.lease(Budget::Streaming, LeaseReason::Subscription).await {
                     Ok(mut lease) => {
                         let _ = self.serve(&mut lease, &node, &mut counted).await;
-                        pause = Pause::default();
+                        backoff = Backoff::default();
                     }
                     Err(LeaseError::Refused(refusal)) => self.send_away(&refusal),
                     Err(LeaseError::Lost | LeaseError::Exhausted) => {}
                 }
                 if self.fleet.is_primary(&node) && !self.channels.borrow().is_empty() {
-                    tokio::time::sleep(pause.next()).await;
+                    tokio::time::sleep(backoff.next()).await;
                 }
                 continue;
             }
             applied.changed().await;
         }
         self.running.set(false);
-        worker.hubs.borrow_mut().retain(|_, hub| !Rc::ptr_eq(hub, &self));
+        hubs.borrow_mut().retain(|_, hub| !Rc::ptr_eq(hub, &self));
     }
 
     /// One stay on one node.
@@ -367,7 +366,7 @@ fn as_push(message: &[u8]) -> BytesMut {
 // === impl Ear ===
 
 impl Ear {
-    pub(super) fn new(client: &Rc<Client>) -> Rc<Self> {
+    pub(crate) fn new(client: &Rc<Client>) -> Rc<Self> {
         Rc::new(Self {
             client: Rc::clone(client),
             takes_pushes: Cell::new(false),
@@ -376,17 +375,17 @@ impl Ear {
     }
 
     /// In which version messages come from here on.
-    pub(super) fn speak(&self, resp: Resp) {
+    pub(crate) fn speak(&self, resp: Resp) {
         self.takes_pushes.set(resp == Resp::Three);
     }
 
     /// A command of the client's is about to be answered: no message comes in the middle of that.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.waiting.borrow_mut().get_or_insert_default();
     }
 
     /// It has been answered.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         if let Some(waiting) = self.waiting.take() {
             self.client.push_past_hush(&waiting);
         }
