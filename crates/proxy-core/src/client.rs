@@ -199,11 +199,27 @@ impl Client {
         state.put(bytes);
     }
 
-    /// The same for what the client gets although it has turned replies off: pushes, and what is published.
+    /// The same, written with what comes next: somebody flushes soon.
+    pub(crate) fn push_later(&self, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        debug_assert_eq!(state.head, state.next, "a push between replies");
+        state.put_later(bytes);
+    }
+
+    /// The same as [`Self::push`] for what the client gets although it has turned replies off: pushes, and what is
+    /// published.
     pub(crate) fn push_past_hush(&self, bytes: &[u8]) {
         let state = &mut *self.state.borrow_mut();
         let hush = state.hush.take();
         state.put(bytes);
+        state.hush = hush;
+    }
+
+    /// The same, written with what comes next.
+    pub(crate) fn push_later_past_hush(&self, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        let hush = state.hush.take();
+        state.put_later(bytes);
         state.hush = hush;
     }
 
@@ -212,10 +228,10 @@ impl Client {
         self.state.borrow_mut().hush = hush;
     }
 
-    /// What the next reply was to be has been something else.
-    pub(crate) fn end_skip(&self) {
+    /// What the next reply was to be has been something else. False: it was to be a reply like others.
+    pub(crate) fn end_skip(&self) -> bool {
         let hush = &mut self.state.borrow_mut().hush;
-        hush.take_if(|hush| matches!(hush, Hush::Next(_)));
+        hush.take_if(|hush| matches!(hush, Hush::Next(_))).is_some()
     }
 
     /// A blank line, or an empty array, counts as the command whose reply was to be kept back: as on Redis.
@@ -415,12 +431,7 @@ impl State {
         if self.io.is_none() {
             return;
         }
-        let mut rest = bytes;
-        if let Some(hush) = &mut self.hush
-            && hush.keep_from(&mut rest)
-        {
-            self.hush = None;
-        }
+        let mut rest = self.heard_of(bytes);
         while self.output.is_empty() && !rest.is_empty() {
             match self.write(rest) {
                 Some(n) => rest = rest.get(n..).expect("the socket took no more than it was given"),
@@ -431,6 +442,29 @@ impl State {
             self.push_out();
         } else if self.io.is_some() {
             self.output.extend_from_slice(rest);
+        }
+    }
+
+    /// What of `bytes`, which are replies, is not kept from the client.
+    fn heard_of<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let mut rest = bytes;
+        if let Some(hush) = &mut self.hush
+            && hush.keep_from(&mut rest)
+        {
+            self.hush = None;
+        }
+        rest
+    }
+
+    /// Has `bytes` written with what comes next, unless they are enough for a write.
+    fn put_later(&mut self, bytes: &[u8]) {
+        if self.io.is_none() {
+            return;
+        }
+        let rest = self.heard_of(bytes);
+        self.output.extend_from_slice(rest);
+        if self.output.len() >= limits::CHUNK_BYTES {
+            self.flush();
         }
     }
 

@@ -211,7 +211,7 @@ impl Conn {
     ///
     /// # Errors
     /// The node speaks no RESP.
-    fn arrival_at_hand(&mut self, whole: usize) -> io::Result<Option<Arrival>> {
+    pub(crate) fn arrival_at_hand(&mut self, whole: usize) -> io::Result<Option<Arrival>> {
         while let Some(fresh) = self.input.get(self.scanned..).filter(|fresh| !fresh.is_empty()) {
             match self.scan.feed(fresh) {
                 Ok(Progress::Complete { used, kind }) => {

@@ -288,7 +288,7 @@ impl Session {
 /// What to ask the node, over a connection that others use too: the same words in a form that does nothing. `None`:
 /// the command travels as it is.
 fn question(command: &Command<Bytes>) -> Option<Bytes> {
-    if !command.arity_ok() {
+    if !is_own(command.spec().name) || !command.arity_ok() {
         return None;
     }
     let mut args: Vec<&[u8]> = command.args().collect();

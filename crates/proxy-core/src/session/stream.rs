@@ -17,11 +17,13 @@ mod redirect;
 mod refused;
 mod relay;
 mod roll;
+mod send;
 mod standing;
 mod state;
 mod transaction;
 mod vouch;
 
+use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -44,7 +46,6 @@ use crate::settings::ClientAuth;
 use held::Hold;
 use state::Stream;
 use transaction::Transaction;
-use vouch::Vouched;
 
 /// Why a stay on one node ended.
 enum Flow {
@@ -188,48 +189,6 @@ impl Session {
         }
     }
 
-    /// The scripts that a streaming session is about to send, or to ask its node for by digest.
-    async fn provide_streamed(&mut self, stream: &Stream, node: &NodeKey) -> Result<(), Close> {
-        for command in stream
-            .unsent()
-            .filter(|command| command.spec().class == Class::Script)
-        {
-            self.note_script(command);
-            let backend = self.door.fleet.primary(&self.profile);
-            if let Some(backend) = backend.filter(|backend| backend.link().node == *node) {
-                self.provide_scripts(&backend, command.frame()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what may be sent. False: the connection is lost, or the node is no longer the primary.
-    async fn send_streamed(
-        &mut self,
-        stream: &mut Stream,
-        lease: &mut Lease,
-        node: &NodeKey,
-    ) -> Result<bool, Close> {
-        self.tell_unserved(stream);
-        self.provide_streamed(stream, node).await?;
-        let door = Rc::clone(&self.door);
-        loop {
-            let sending = stream.send(lease, self.profile.resp, &door, node);
-            let sent = self.while_primary(node, sending).await?;
-            if std::mem::take(&mut stream.wrote) {
-                self.wrote_at = node.term;
-            }
-            if !matches!(sent, Some(Ok(()))) {
-                return Ok(false);
-            }
-            match self.vouch(stream, lease, node).await? {
-                Vouched::Now => {}
-                Vouched::NotYet => return Ok(true),
-                Vouched::Lost => return Ok(false),
-            }
-        }
-    }
-
     /// Both directions at once, until the stay ends.
     async fn flow(
         &mut self,
@@ -266,24 +225,24 @@ impl Session {
             };
             let blocked = stream.waits_behind_blocked();
             let takes_more = held_until.is_none()
-                && (!blocked || stream.outbox.is_empty())
+                && stream.outbox.is_empty()
                 && !stream.has_own_affairs()
-                && (stream.pending.len() as u64) < limits::PIPELINE_DEPTH;
+                && stream.has_room();
             let whole = stream.whole_bytes().max(self.whole_bytes());
             let (client, may_leave) = (Rc::clone(&self.client), stream.is_at_rest());
             tokio::select! {
                 biased;
                 request = self.request_or_gone(takes_more, blocked, stream.owes_answers()) => match request? {
-                    Ok(command) => self.take_streamed(stream, command),
+                    Ok(command) => self.take_at_hand(stream, command),
                     Err(error) => stream.malformed = Some(error),
                 },
-                arrival = lease.conn().arrival(whole) => match arrival {
-                    Ok(arrival) if self.was_refused(stream, backend, &arrival) => return Ok(Flow::Lost),
-                    Ok(arrival) if self.believes(stream, backend, &arrival) => {
-                        self.pass_on(stream, arrival).await?;
+                arrival = lease.conn().arrival(whole) => {
+                    let passed = self.pass_on_at_hand(stream, lease, backend, arrival).await;
+                    let _ = self.client.poll_flush();
+                    if !passed? {
+                        return Ok(Flow::Lost);
                     }
-                    _ => return Ok(Flow::Lost),
-                },
+                }
                 _ = applied.changed() => {}
                 // Last: what the node has said already comes first.
                 () = client.ordered(Order::Leave), if may_leave => self.leave_streaming(stream, node).await?,
@@ -416,16 +375,52 @@ impl Session {
         }
     }
 
+    /// Passes on `arrival` and all that came with it, for the client to be written to once. False: the connection is
+    /// lost, or serves no longer.
+    async fn pass_on_at_hand(
+        &mut self,
+        stream: &mut Stream,
+        lease: &mut Lease,
+        backend: &Backend,
+        mut arrival: io::Result<Arrival>,
+    ) -> Result<bool, Close> {
+        loop {
+            match arrival {
+                Ok(arrival) if self.was_refused(stream, backend, &arrival) => return Ok(false),
+                Ok(arrival) if self.believes(stream, backend, &arrival) => {
+                    self.pass_on_later(stream, arrival).await?;
+                }
+                _ => return Ok(false),
+            }
+            if stream.has_turned() {
+                return Ok(true);
+            }
+            self.door.fleet.catch_up();
+            let whole = stream.whole_bytes().max(self.whole_bytes());
+            match lease.conn().arrival_at_hand(whole).transpose() {
+                Some(next) => arrival = next,
+                None => return Ok(true),
+            }
+        }
+    }
+
     async fn pass_on(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
+        let passed = self.pass_on_later(stream, arrival).await;
+        let _ = self.client.poll_flush();
+        passed
+    }
+
+    /// Has the client written to with what comes next.
+    async fn pass_on_later(&mut self, stream: &mut Stream, arrival: Arrival) -> Result<(), Close> {
         let catching_up = stream.is_catching_up();
         stream.expected = None;
         match arrival {
             Arrival::Part(part) => {
                 stream.passing = true;
-                self.client.push(&part);
+                self.client.push_later(&part);
             }
             Arrival::Frame(kind, frame) if std::mem::take(&mut stream.passing) => {
-                self.client.push(&frame);
+                self.client.push_later(&frame);
                 self.note(stream, kind, Bytes::new()).await?;
             }
             Arrival::Frame(_, frame) if stream.overhears_us(&frame) || stream.arms_again(&frame) => {}
@@ -434,9 +429,9 @@ impl Session {
                 let frame = self.note(stream, kind, frame).await?;
                 // What EXEC has just turned off is turned off behind it.
                 if !hushed || kind == ReplyKind::Push || is_published(&frame) {
-                    self.client.push_past_hush(&frame);
+                    self.client.push_later_past_hush(&frame);
                 } else {
-                    self.client.push(&frame);
+                    self.client.push_later(&frame);
                 }
             }
         }

@@ -541,3 +541,56 @@ fn a_read_of_a_subscriber_is_not_asked_from_its_own_future() {
 }
 
 const SETTLED: Duration = Duration::from_millis(2);
+
+#[test]
+fn what_a_streaming_client_pipelines_travels_together_and_so_do_its_replies() {
+    run(async |world| {
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE c").await;
+        let before = [world.writes_to("a"), world.writes_to("client")];
+        let lines = "PING; INCR n; MULTI; INCR n; EXEC; ".repeat(200);
+        client.send(lines.trim_end_matches("; ")).await;
+        let replies = client.replies(1000).await;
+        assert!(replies.ends_with(" +PONG :399 +OK +QUEUED [:400]"), "{replies}");
+        let after = [world.writes_to("a"), world.writes_to("client")];
+        let [node, client] = [0, 1].map(|i| after[i] - before[i]);
+        assert!(node < 20, "{node} writes to the node");
+        assert!(client < 20, "{client} writes to the client");
+    });
+}
+
+#[test]
+fn messages_that_come_together_reach_a_subscriber_together() {
+    run(async |world| {
+        let mut subscriber = world.client();
+        subscriber.ask("SUBSCRIBE c").await;
+        let mut publisher = world.client();
+        let before = world.writes_to("client");
+        publisher.send_bytes(&b"PUBLISH c m\r\n".repeat(500)).await;
+        subscriber.replies(500).await;
+        publisher.replies(500).await;
+        let writes = world.writes_to("client") - before;
+        assert!(writes < 50, "{writes} writes");
+    });
+}
+
+#[test]
+fn what_a_streaming_session_had_not_written_yet_is_no_unknown_outcome() {
+    run(async |world| {
+        world.widen(500);
+        let mut client = world.client();
+        client.ask("HELLO 3; SUBSCRIBE c").await;
+        world.a.freeze();
+        client.send(&["INCR n"; 100].join("; ")).await;
+        settle().await;
+        world.switch();
+        let replies = client.replies(100).await;
+        let unknown = replies.matches(UNKNOWN).count();
+        // 24 of them fill the connection, and the node had begun to read.
+        assert!((1..50).contains(&unknown), "{unknown} unknown outcomes");
+        let done = 100 - unknown;
+        assert!(replies.ends_with(&format!(" :{} :{done}", done - 1)), "{replies}");
+        assert_eq!(world.b.executed("INCR").len(), done);
+        world.a.thaw();
+    });
+}

@@ -158,6 +158,21 @@ impl Network {
         !self.wires().is_blocked(from, to)
     }
 
+    /// How often those at `from` have written to those at `to`, over connections that are still there.
+    #[must_use]
+    pub fn writes(&self, from: &str, to: &str) -> u64 {
+        let wires = self.wires();
+        let on = |cable: &Cable| {
+            let (there, back) = cable.writes();
+            match (&*cable.from, &*cable.to) {
+                ends if ends == (from, to) => there,
+                ends if ends == (to, from) => back,
+                _ => 0,
+            }
+        };
+        wires.cables.iter().map(on).sum()
+    }
+
     /// How long bytes take from now on, on all connections.
     pub fn slow(&self, latency: Duration) {
         let wires = &mut *self.wires();

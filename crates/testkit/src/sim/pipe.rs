@@ -56,6 +56,8 @@ struct Pipe {
     /// When the last chunk arrives: none overtakes another.
     last: Option<Instant>,
     end: Option<(Instant, Ending)>,
+    /// How often something was put in.
+    writes: u64,
     /// When its writer last found no room.
     full: Option<Instant>,
     blocked: bool,
@@ -90,6 +92,7 @@ pub(super) fn connect(
             bytes: 0,
             last: None,
             end: None,
+            writes: 0,
             full: None,
             blocked,
             has_reader: true,
@@ -140,6 +143,12 @@ impl Cable {
                 pipe.wake();
             }
         }
+    }
+
+    /// How often its two ends have written.
+    pub(super) fn writes(&self) -> (u64, u64) {
+        let count = |pipe: &Weak<Mutex<Pipe>>| pipe.upgrade().map_or(0, |pipe| lock(&pipe).writes);
+        (count(&self.there), count(&self.back))
     }
 
     /// How long bytes take from now on.
@@ -301,6 +310,7 @@ impl AsyncWrite for End {
             }
             room => {
                 pipe.put(&bytes[..room]);
+                pipe.writes += 1;
                 Poll::Ready(Ok(room))
             }
         }

@@ -1,28 +1,26 @@
 //! What a streaming session carries from node to node: its commands on their way, and what its connection is to be.
 
 use std::collections::VecDeque;
-use std::io;
 
 use bytes::Bytes;
 use resp_codec::{Class, Command, ReplyKind, RequestError};
 use sentinel_watcher::HostPort;
 use tokio::time::Instant;
 
-use super::redirect::{self, Redirect};
+use super::redirect::Redirect;
 use super::roll::{Noted, Roll};
 use super::standing::{Standing, is_monitors, is_our_own};
 use super::transaction::{Step, Transaction};
-use crate::backend::NodeKey;
-use crate::backend::lease::{Lease, LeaseState};
+use crate::backend::lease::LeaseState;
 use crate::backend::profile::Resp;
 use crate::census::Expected;
 use crate::client::face::{Face, Mark};
-use crate::door::{Door, Held};
+use crate::door::Held;
 use crate::error::{Sent, may_resend};
 use crate::limits;
 use crate::metrics::LeaseReason;
 use crate::route;
-use crate::session::clients::{self, for_node};
+use crate::session::clients;
 use crate::session::shape_of;
 
 /// What a streaming session carries from node to node.
@@ -34,7 +32,7 @@ pub(super) struct Stream {
     pub(super) standing: Standing,
     pub(super) transaction: Transaction,
     /// The connection is not as it was, and will not be again.
-    altered: bool,
+    pub(super) altered: bool,
     /// Sent and not wholly answered.
     pub(super) pending: VecDeque<Pending>,
     /// To be sent next.
@@ -63,12 +61,17 @@ pub(super) struct Stream {
     pub(super) vouched: bool,
     /// What was sent may have written.
     pub(super) wrote: bool,
+    /// Bytes of commands for the connection so far, and those of them that it has taken.
+    pub(super) gathered: u64,
+    pub(super) written: u64,
 }
 
 /// A command on its way.
 pub(super) struct Pending {
     pub(super) command: Command<Bytes>,
     pub(super) fate: Fate,
+    /// Where it begins among the bytes of its connection.
+    pub(super) begins: u64,
     /// When a blocking command was sent first.
     pub(super) since: Option<Instant>,
     /// How often it has travelled again.
@@ -84,8 +87,6 @@ pub(super) enum Fate {
     /// Its connection was lost after it was sent.
     Unknown,
 }
-
-const DISCARD: &[u8] = b"*1\r\n$7\r\nDISCARD\r\n";
 
 /// How often a subscription may lose its connection before it is confirmed, or a command be refused, so that one that
 /// its node does not survive is not carried on for ever.
@@ -116,6 +117,8 @@ impl Stream {
             carried: 0,
             vouched: false,
             wrote: false,
+            gathered: 0,
+            written: 0,
         }
     }
 
@@ -134,6 +137,7 @@ impl Stream {
         self.outbox.push_back(Pending {
             command,
             fate: Fate::Unsent,
+            begins: 0,
             since: None,
             resends: 0,
         });
@@ -162,60 +166,6 @@ impl Stream {
             .front()
             .map(|pending| &pending.command)
             .or(self.deferred.as_ref())
-    }
-
-    /// Sends what waits. While the shard moves, what may write waits on, and all behind it.
-    pub(super) async fn send(
-        &mut self,
-        lease: &mut Lease,
-        resp: Resp,
-        door: &Door,
-        node: &NodeKey,
-    ) -> io::Result<()> {
-        while self.may_send(door.fleet.is_serving()) {
-            if let Some(client) = self.next().and_then(redirect::target) {
-                redirect::summon(client, door, node).await;
-            }
-            let mut next = self.outbox.pop_front().expect("just seen");
-            if next.fate != Fate::Unsent {
-                self.pending.push_back(next);
-                continue;
-            }
-            let mut frame = next.armed(for_node(&next.command));
-            if next.command.spec().name == "client|tracking" {
-                (frame, self.redirect) = redirect::translate(&next.command, &door.streams, node);
-            }
-            if next.command.spec().name == "exec" && self.transaction.is_broken() {
-                if !self.pending.is_empty() {
-                    // Only when all before it is answered is it known what this EXEC would execute.
-                    self.outbox.push_front(next);
-                    return Ok(());
-                }
-                self.instead = self.transaction.instead_of_exec(resp);
-                if self.instead.is_some() {
-                    frame = Bytes::from_static(DISCARD);
-                }
-            }
-            next.fate = Fate::Sent;
-            let class = next.command.spec().class;
-            self.altered |= class != Class::Subscription && !class.is_shared();
-            self.note_sent(&next.command);
-            if !is_unanswered(&next.command) {
-                self.pending.push_back(next);
-            }
-            lease.conn().send(&frame).await?;
-        }
-        Ok(())
-    }
-
-    /// What waits in front may be sent now.
-    fn may_send(&self, is_serving: bool) -> bool {
-        let waits = |next: &Pending| {
-            let for_primary = !is_serving && waits_for_primary(&next.command);
-            next.fate == Fate::Unsent && (for_primary || self.is_unvouched(&next.command))
-        };
-        let blocked = self.waits_for_answer() || self.transaction.is_unserved();
-        !blocked && self.outbox.front().is_some_and(|next| !waits(next))
     }
 
     /// Which command a frame of the node is the last of the answers to; none, if more follow, or if nobody asked.
@@ -294,7 +244,7 @@ impl Stream {
     }
 
     /// Nothing travels behind what was sent last.
-    fn waits_for_answer(&self) -> bool {
+    pub(super) fn waits_for_answer(&self) -> bool {
         self.instead.is_some() || self.waits_behind_blocked()
     }
 
@@ -331,9 +281,16 @@ impl Stream {
         self.passing || !self.executing.is_empty()
     }
 
-    /// The node is going to answer something, whatever others do.
+    /// The node is going to answer something, whatever others do. What may block has nothing behind it.
     pub(super) fn owes_answers(&self) -> bool {
-        !self.pending.is_empty() && !self.pending.iter().any(|pending| pending.command.may_block())
+        let last = self.pending.back();
+        last.is_some_and(|last| !last.command.may_block())
+    }
+
+    /// All is answered, and something else comes before what the node says next.
+    pub(super) fn has_turned(&self) -> bool {
+        let waits = self.has_own_affairs() || !self.outbox.is_empty();
+        self.pending.is_empty() && (waits || self.is_over())
     }
 
     /// Some command that a former node was sent is not answered yet.
@@ -353,6 +310,7 @@ impl Stream {
         {
             exec.fate = Fate::Unsent;
         }
+        self.take_back_unwritten();
         self.lose_pending();
         self.transaction.lose();
     }
@@ -462,7 +420,7 @@ fn may_travel(pending: &Pending, wrote: bool) -> bool {
 }
 
 /// Whether the node says nothing to it.
-fn is_unanswered(command: &Command<Bytes>) -> bool {
+pub(super) fn is_unanswered(command: &Command<Bytes>) -> bool {
     let silent = |word: &[u8]| word.eq_ignore_ascii_case(b"ack") || word.eq_ignore_ascii_case(b"getack");
     command.spec().name == "replconf" && command.arg(1).is_some_and(silent)
 }
@@ -479,7 +437,7 @@ fn is_own(command: &Command<Bytes>) -> bool {
 }
 
 /// Whether a command waits while there is no primary that serves.
-fn waits_for_primary(command: &Command<Bytes>) -> bool {
+pub(super) fn waits_for_primary(command: &Command<Bytes>) -> bool {
     command.may_block() || may_write(command)
 }
 

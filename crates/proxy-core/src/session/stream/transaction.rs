@@ -24,6 +24,8 @@ pub(super) struct Transaction {
 struct Queue {
     steps: VecDeque<Step>,
     bytes: usize,
+    /// One of them changes more than the dataset.
+    concerns_connection: bool,
     /// Why it can only end in EXECABORT.
     aborted: Option<Abort>,
 }
@@ -89,8 +91,7 @@ impl Transaction {
 
     /// EXEC will change more than the dataset.
     pub(super) fn concerns_connection(&self) -> bool {
-        let mut steps = self.open.iter().flat_map(|queue| &queue.steps);
-        steps.any(Step::concerns_connection)
+        self.open.as_ref().is_some_and(|queue| queue.concerns_connection)
     }
 
     /// Learns from a command and the node's answer. Gives the command back, unless it is only queued.
@@ -223,7 +224,9 @@ impl Queue {
     fn keep(&mut self, command: Command<Bytes>) {
         let had_outgrown = self.has_outgrown();
         self.bytes += command.frame().len();
-        self.steps.push_back(Step::Command(command));
+        let step = Step::Command(command);
+        self.concerns_connection |= step.concerns_connection();
+        self.steps.push_back(step);
         if self.has_outgrown() {
             // What concerns the connection must be known when it is executed; the rest only to replay it.
             let from = if had_outgrown { self.steps.len() - 1 } else { 0 };

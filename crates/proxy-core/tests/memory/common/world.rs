@@ -345,6 +345,11 @@ impl World {
         self.network.widen(window);
     }
 
+    /// How often the proxy has written to `host`.
+    pub(crate) fn writes_to(&self, host: &str) -> u64 {
+        self.network.writes("proxy", host)
+    }
+
     /// The most that is read from `side` within what happens now before somebody else has a turn.
     pub(crate) async fn most_in_a_turn(&self, side: &'static str) -> f64 {
         let metrics = self.handle.metrics();
