@@ -7,11 +7,14 @@ use super::state::Stream;
 use super::transaction::elements;
 use crate::backend::profile::Profile;
 use crate::backend::told::Told;
+use crate::client::Hush;
+use crate::push::is_published;
 use crate::session::clients::{is_own, is_refusal};
 use crate::session::{Close, Session, own};
 
 impl Session {
-    /// Learns from a frame of the node (empty, where that was too long to be kept). Returns what the client sees of it.
+    /// Learns from a frame of the node (empty, where that was too long to be kept). Returns what the client is still to
+    /// see of it.
     pub(super) async fn note(
         &mut self,
         stream: &mut Stream,
@@ -31,7 +34,8 @@ impl Session {
                 return Ok(answer);
             }
             if kind == ReplyKind::Array && stream.execute() {
-                return Box::pin(self.note_elements(stream, &frame)).await;
+                Box::pin(self.note_elements(stream, &frame)).await?;
+                return Ok(Bytes::new());
             }
         }
         match stream.transaction.note(command, kind) {
@@ -54,18 +58,28 @@ impl Session {
         }
     }
 
-    /// EXEC's array: each element is some command's answer.
-    async fn note_elements(&mut self, stream: &mut Stream, array: &Bytes) -> Result<Bytes, Close> {
+    /// EXEC's array: each element is some command's answer. What of it the client gets is decided one by one, as on Redis:
+    /// replies may be turned off and on in between, and the header is a reply like others.
+    async fn note_elements(&mut self, stream: &mut Stream, array: &Bytes) -> Result<(), Close> {
         let (header, elements) = elements(array);
-        let mut out = BytesMut::from(&header[..]);
+        let mut out = BytesMut::new();
+        if !self.client.is_hushed() {
+            out.extend_from_slice(&header);
+        }
+        let mut skips = false;
         for (kind, element) in elements {
-            let silent = self.client.is_hushed();
             let answer = self.note(stream, kind, element).await?;
-            if !silent {
+            // SKIP is for the command behind EXEC, whatever else becomes of replies until then.
+            skips |= self.client.end_skip();
+            if !self.client.is_hushed() || kind == ReplyKind::Push || is_published(&answer) {
                 out.extend_from_slice(&answer);
             }
         }
-        Ok(out.freeze())
+        self.client.push_later_past_hush(&out);
+        if skips && !self.client.is_hushed() {
+            self.client.hush(Some(Hush::next()));
+        }
+        Ok(())
     }
 
     /// A Profile that changes on a lease changes for the session; ids and names are the session's own.
