@@ -42,9 +42,9 @@ pub struct Bench {
     _kept: (TopologyPublisher, Handle),
 }
 
-/// Where clients come in.
-#[derive(Clone, Default)]
-struct Door(Arc<Mutex<Knocks>>);
+/// Where clients come in, each over a connection that holds so many bytes.
+#[derive(Clone)]
+struct Door(Arc<Mutex<Knocks>>, usize);
 
 #[derive(Default)]
 struct Knocks {
@@ -69,6 +69,19 @@ impl Bench {
     /// # Errors
     /// When the worker cannot be built.
     pub fn start(clients: usize, value_bytes: usize, watch: Watch) -> Result<Self> {
+        Self::with_window(clients, value_bytes, watch, WINDOW_BYTES)
+    }
+
+    /// The same, with clients whose connections hold `window_bytes`: so much more than they read leaves the worker.
+    ///
+    /// # Errors
+    /// When the worker cannot be built.
+    pub fn with_window(
+        clients: usize,
+        value_bytes: usize,
+        watch: Watch,
+        window_bytes: usize,
+    ) -> Result<Self> {
         // The clock moves only while nobody has anything to do: nothing happens by time.
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -83,7 +96,7 @@ impl Bench {
             health: HealthFeed::fixed(Health::default()),
             steering: steering().0,
         };
-        let door = Door::default();
+        let door = Door(Arc::default(), window_bytes);
         let listener = Listener {
             listen: Box::new(door.clone()),
             upstream: 0,
@@ -201,7 +214,7 @@ async fn serve(mut stream: DuplexStream, value_bytes: usize) -> io::Result<()> {
 
 impl Door {
     fn knock(&self) -> DuplexStream {
-        let (ours, theirs) = duplex(WINDOW_BYTES);
+        let (ours, theirs) = duplex(self.1);
         let mut knocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         knocks.waiting.push_back(theirs);
         if let Some(waker) = knocks.waker.take() {

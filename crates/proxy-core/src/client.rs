@@ -26,14 +26,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use resp_codec::CommandId;
 use sentinel_watcher::BoxIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use crate::limits;
-use crate::metrics::{Cells, CloseReason, Counter, Side};
+use crate::metrics::{Cells, CloseReason};
 use face::Face;
 pub(crate) use hush::Hush;
 pub(crate) use order::Order;
@@ -424,107 +424,6 @@ impl State {
         self.forget_parked();
         self.wake();
         self.wake_feeders();
-    }
-
-    /// Writes `bytes` to the socket, or behind what waits for it.
-    fn put(&mut self, bytes: &[u8]) {
-        if self.io.is_none() {
-            return;
-        }
-        let mut rest = self.heard_of(bytes);
-        while self.output.is_empty() && !rest.is_empty() {
-            match self.write(rest) {
-                Some(n) => rest = rest.get(n..).expect("the socket took no more than it was given"),
-                None => break,
-            }
-        }
-        if rest.is_empty() {
-            self.push_out();
-        } else if self.io.is_some() {
-            self.output.extend_from_slice(rest);
-        }
-    }
-
-    /// What of `bytes`, which are replies, is not kept from the client.
-    fn heard_of<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let mut rest = bytes;
-        if let Some(hush) = &mut self.hush
-            && hush.keep_from(&mut rest)
-        {
-            self.hush = None;
-        }
-        rest
-    }
-
-    /// Has `bytes` written with what comes next, unless they are enough for a write.
-    fn put_later(&mut self, bytes: &[u8]) {
-        if self.io.is_none() {
-            return;
-        }
-        let rest = self.heard_of(bytes);
-        self.output.extend_from_slice(rest);
-        if self.output.len() >= limits::CHUNK_BYTES {
-            self.flush();
-        }
-    }
-
-    /// Writes what waits. True: nothing waits any more.
-    fn flush(&mut self) -> bool {
-        let waited = !self.output.is_empty();
-        while !self.output.is_empty() {
-            let mut output = std::mem::take(&mut self.output);
-            let Some(taken) = self.write(&output) else {
-                if self.io.is_some() {
-                    self.output = output;
-                }
-                break;
-            };
-            output.advance(taken);
-            self.output = output;
-        }
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
-        }
-        if !self.is_unread() {
-            if waited {
-                self.wake_feeders();
-            }
-            self.wake_if_wanted();
-        }
-        self.output.is_empty() && self.push_out()
-    }
-
-    /// Has the stream pass on what it has taken and may hold back, as TLS does. False: the socket takes nothing now (the
-    /// session will be woken).
-    fn push_out(&mut self) -> bool {
-        let waker = self.waker.as_ref().unwrap_or(Waker::noop());
-        let Some(io) = self.io.as_mut() else { return true };
-        match Pin::new(io).poll_flush(&mut Context::from_waker(waker)) {
-            Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(_)) => {
-                self.fail();
-                true
-            }
-            Poll::Pending => false,
-        }
-    }
-
-    /// One write. `None`: the socket takes nothing now (the session will be woken) or has failed.
-    fn write(&mut self, bytes: &[u8]) -> Option<usize> {
-        let waker = self.waker.as_ref().unwrap_or(Waker::noop());
-        let io = self.io.as_mut()?;
-        match Pin::new(io).poll_write(&mut Context::from_waker(waker), bytes) {
-            Poll::Ready(Ok(n)) if n > 0 => {
-                self.written += n as u64;
-                self.cells.add(Counter::SentBytes(Side::Client), n as u64);
-                Some(n)
-            }
-            Poll::Pending => None,
-            Poll::Ready(_) => {
-                self.fail();
-                None
-            }
-        }
     }
 
     /// The commands `first..first + count` are answered by `bytes`.

@@ -95,7 +95,7 @@ pub(crate) struct Sight<'a> {
 pub(crate) struct Answered<'a> {
     pub(crate) count: u64,
     pub(crate) replies: &'a [u8],
-    /// Bytes of a large reply that have been passed on before.
+    /// Bytes of a reply in pieces that came before.
     pub(crate) passed: usize,
     pub(crate) took: Duration,
     pub(crate) at: Instant,

@@ -172,10 +172,27 @@ impl Ticket {
 
     /// Passes on a part of the reply. Only when [`Self::is_next`].
     pub(crate) fn part(&self, bytes: &[u8]) {
+        self.parts(b"", bytes);
+    }
+
+    /// The same of two that follow each other.
+    pub(crate) fn parts(&self, first: &[u8], second: &[u8]) {
         let state = &mut *self.client.state.borrow_mut();
         // Of a client that is gone, later replies are counted as they come.
         debug_assert!(state.head == self.seq || state.io.is_none(), "a part out of turn");
-        state.put(bytes);
+        state.put_both(first, second);
+    }
+
+    /// Answers the command, whose reply came in pieces: what was kept of it, and its end.
+    pub(crate) fn deliver_both(self, kept: &[u8], end: &[u8]) {
+        if kept.is_empty() {
+            self.deliver(end);
+        } else if self.is_next() {
+            self.parts(kept, end);
+            self.deliver(b"");
+        } else {
+            self.deliver(&[kept, end].concat());
+        }
     }
 
     /// Answers the commands: `replies` is their complete replies, or what is left of them after [`Self::part`].

@@ -18,6 +18,7 @@ mod multi;
 mod operate;
 mod order;
 mod passage;
+mod pieces;
 mod profiles;
 mod random;
 mod refused;

@@ -125,6 +125,10 @@ impl State {
             } else {
                 self.hand_out(&mut batch, start);
                 batch.finish();
+                if self.is_end(kind) {
+                    self.take_end(link, rest.get(..used).unwrap_or_default(), batch.now);
+                    continue;
+                }
                 self.take_piece(link, rest.get(..used).unwrap_or_default(), kind, batch.now);
             }
         }
@@ -242,6 +246,43 @@ impl State {
         }
     }
 
+    /// What came last is the end of a client's one reply, and nothing that must be looked at as a whole.
+    fn is_end(&self, kind: ReplyKind) -> bool {
+        let Some(front) = self.entries.front().filter(|_| self.replies.is_under_way()) else {
+            return false;
+        };
+        let Addressee::Client(ticket) = &front.addressee else {
+            return false;
+        };
+        let is_asked_again = front.shape.read && !self.replies.is_passing() && ticket.is_behind_returned();
+        front.shape.replies == 1 && !kind.is_error() && !is_asked_again
+    }
+
+    /// The end of a reply: it leaves from where it was read, behind what was kept of it.
+    fn take_end(&mut self, link: &Link, end: &[u8], now: Instant) {
+        let pieces = std::mem::take(&mut self.replies.pieces);
+        let passed = std::mem::take(&mut self.replies.passed) + pieces.len();
+        self.replies.frame_start = 0;
+        let (addressee, shape, place, done) = self.take_front(1);
+        let waited = now.duration_since(self.outbox.since(place));
+        link.account(shape, Class::Data, Outcome::Ok, waited);
+        if let Addressee::Client(mut ticket) = addressee {
+            let answered = Answered {
+                count: 1,
+                replies: end,
+                passed,
+                took: waited,
+                at: now,
+            };
+            self.show(link, &ticket, (place, done), &answered);
+            if shape.writes {
+                ticket.note_write();
+            }
+            ticket.deliver_both(&pieces, end);
+        }
+        self.forget_front(place);
+    }
+
     /// One frame of a reply that came in pieces, has several frames, or is an error.
     fn take_piece(&mut self, link: &Link, frame: &[u8], kind: ReplyKind, now: Instant) {
         let shape = self.entries.front().expect("the caller saw it").shape;
@@ -332,16 +373,20 @@ impl State {
             ticket.part(part);
             return;
         }
-        replies.pieces.extend_from_slice(part);
+        let begun = replies.pieces.len() + part.len();
+        let frame = replies.pieces.get(replies.frame_start..).unwrap_or_default();
         // What a node refuses of a block, it refuses before the last reply, or in it.
-        let large = replies.pieces.len() > limits::REPLY_WHOLE_BYTES
+        let large = begun > limits::REPLY_WHOLE_BYTES
             && replies.frames + 1 == shape.replies
             && !replies.refused
-            && !matches!(replies.pieces.get(replies.frame_start), Some(b'-' | b'!' | b'>'));
+            && !matches!(frame.first().or(part.first()), Some(b'-' | b'!' | b'>'));
         if large && ticket.is_next() && !ticket.is_behind_returned() {
-            ticket.part(&replies.pieces);
-            replies.passed = std::mem::take(&mut replies.pieces).len();
+            ticket.parts(&replies.pieces, part);
+            replies.passed = begun;
+            replies.pieces = BytesMut::new();
             replies.frame_start = 0;
+        } else {
+            replies.pieces.extend_from_slice(part);
         }
     }
 }
