@@ -155,11 +155,9 @@ impl Stream {
             return Ok(());
         }
         while bytes.has_remaining() {
-            let sent = poll_fn(|cx| lease.conn().poll_send(cx, bytes.chunk())).await;
-            // A write that fails under TLS may have sent some records all the same.
-            let taken = sent.as_ref().map_or(bytes.remaining(), |sent| *sent);
-            self.written += taken as u64;
-            bytes.advance(sent?);
+            let sent = poll_fn(|cx| lease.conn().poll_send(cx, bytes.chunk())).await?;
+            self.written += sent as u64;
+            bytes.advance(sent);
         }
         poll_fn(|cx| lease.conn().poll_flush(cx)).await
     }
