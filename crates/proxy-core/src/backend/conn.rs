@@ -108,7 +108,10 @@ impl Conn {
             let (kind, reply) = self.reply().await?;
             match step {
                 Step::Needed if kind.is_error() => return Err(ConnectError::Refused(reply)),
-                Step::Needed | Step::Chooser => {}
+                Step::User if kind.is_error() && !profile::needs_no_password(&reply) => {
+                    return Err(ConnectError::Refused(reply));
+                }
+                Step::Needed | Step::User | Step::Chooser => {}
                 Step::Chosen => selected = !kind.is_error(),
                 Step::Id => self.id = number(&reply),
             }

@@ -44,6 +44,8 @@ pub(crate) struct Handshake {
 pub(crate) enum Step {
     /// An error: there is no connection.
     Needed,
+    /// AUTH as the session's user. The same, unless a password is not asked for any more.
+    User,
     /// AUTH of whoever chose the database. If he is not known any more, nobody in particular may be granted it.
     Chooser,
     /// SELECT as whoever chose the database: a user who may not SELECT keeps what was selected before AUTH, as on the
@@ -101,7 +103,7 @@ impl Profile {
                 steps.push(Step::Chosen);
             }
             auth(&mut bytes, credentials);
-            steps.push(Step::Needed);
+            steps.push(Step::User);
         }
         if self.resp == Resp::Three {
             write::command(&mut bytes, &[b"hElLo", b"3"]);
@@ -117,6 +119,11 @@ impl Profile {
         }
         Handshake { bytes, steps }
     }
+}
+
+/// AUTH without a name is refused with `reply` because the default user needs no password by now: everybody is it unasked.
+pub(crate) fn needs_no_password(reply: &[u8]) -> bool {
+    reply.starts_with(b"-ERR AUTH <password> called without any password configured")
 }
 
 /// Writes the AUTH command of a connection that is made ready.

@@ -1,7 +1,7 @@
 //! Everything that the common way does not do: which of the session's other ways a command takes.
 
 use bytes::{Bytes, BytesMut};
-use resp_codec::{Class, Command, CommandFlags, CommandSpec, write};
+use resp_codec::{Class, Command, CommandSpec, write};
 
 use super::{Close, Session};
 use crate::backend::lease::Budget;
@@ -50,10 +50,11 @@ impl Session {
                     .await
             }
             Class::Control => {
-                let budget = if spec.flags.contains(CommandFlags::ALLOW_BUSY) {
-                    Budget::Control
-                } else {
+                // DEBUG alone looks into the session's database.
+                let budget = if spec.name == "debug" {
                     Budget::Blocking
+                } else {
+                    Budget::Control
                 };
                 self.pinned(command, budget, LeaseReason::Control).await
             }

@@ -101,7 +101,7 @@ impl Session {
 
     /// Opens the shared connection that the session is going to use, where there is none: who has proven a password
     /// is not asked for it again, though it be another one by then.
-    async fn settle_in(&mut self) -> Result<(), Close> {
+    pub(super) async fn settle_in(&mut self) -> Result<(), Close> {
         match self.door.fleet.primary(&self.profile) {
             Some(backend) => self.stands_on(&backend).await,
             None => Ok(()),
@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// Waits for the shared connection that the session would use, unless it is there.
-    pub(super) async fn stands_on(&mut self, backend: &Backend) -> Result<(), Close> {
+    async fn stands_on(&mut self, backend: &Backend) -> Result<(), Close> {
         let turn = self.id;
         if !backend.mux(turn).is_connecting() {
             return Ok(());

@@ -81,6 +81,7 @@ on_each_server! {
         let mut nobody = proxy.client()?;
         says(&mut nobody, "SELECT 9", "OK")?;
         says(&mut nobody, "GET k", "nine")?;
+        switched_off_and_on(&mut client, &mut other)?;
         asked_from_now_on(&proxy, nobody)
     }
 
@@ -145,6 +146,17 @@ fn logged_in(proxy: &Proxy, auth: &str) -> Result<Client> {
     Ok(client)
 }
 
+/// `other` leaves nobody who could choose `client`'s database on a further connection. As on the node itself, `client` may
+/// still order what is about no database.
+fn switched_off_and_on(client: &mut Client, other: &mut Client) -> Result<()> {
+    says(other, "ACL SETUSER default off", "OK")?;
+    for line in ["CONFIG SET maxmemory-samples 6", "ACL SETUSER default on"] {
+        says(client, line, "OK")?;
+        says(client, "GET k", "nine")?;
+    }
+    Ok(())
+}
+
 /// A password that is set meanwhile is asked of newcomers, and of no `resident`; one that was changed lets nobody in.
 fn asked_from_now_on(proxy: &Proxy, mut resident: Client) -> Result<()> {
     says(&mut proxy.client()?, "CONFIG SET requirepass first", "OK")?;
@@ -157,7 +169,14 @@ fn asked_from_now_on(proxy: &Proxy, mut resident: Client) -> Result<()> {
     for client in [&mut knower, &mut resident] {
         says(client, "ACL WHOAMI", "default")?;
     }
-    Ok(())
+    says(
+        &mut logged_in(proxy, "AUTH second")?,
+        "ACL SETUSER default nopass",
+        "OK",
+    )?;
+    // The password that it has proven is none any more; it is the same user without.
+    says(&mut knower, "SELECT 5", "OK")?;
+    says(&mut knower, "ACL WHOAMI", "default")
 }
 
 /// The user who may SELECT chose the database, and one who may not stays there, on leases too.

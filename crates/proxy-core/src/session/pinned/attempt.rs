@@ -165,7 +165,7 @@ impl Session {
         }
         if Told::by(command).access {
             // The session keeps what it has been granted: on a connection that is there before the password changes.
-            self.stands_on(backend).await?;
+            self.settle_in().await?;
         }
         let frame = call.frame_now(command);
         let again = match command.spec().class {

@@ -124,7 +124,8 @@ impl Stay {
         }
     }
 
-    /// Whose connection it takes. A busy node refuses SELECT, so what must reach it then goes without a database.
+    /// Whose connection it takes. A busy node refuses SELECT, and so it does to a user who may not, with nobody left to
+    /// do it for him: what is about no database, and may be what helps, goes without one.
     pub(super) fn profile(&self, session: &Profile) -> Profile {
         let db = match self.budget {
             Budget::Control => 0,
