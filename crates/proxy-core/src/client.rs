@@ -403,6 +403,7 @@ impl State {
     /// The client takes its replies more slowly than they come.
     fn is_unread(&self) -> bool {
         self.output.len() >= limits::OUTPUT_SOFT_BYTES
+            && self.output.len() >= limits::OUTPUT_SOFT_BYTES + self.granted_bytes()
     }
 
     fn wake_if_wanted(&mut self) {

@@ -12,8 +12,11 @@ pub(crate) const PIPELINE_DEPTH: u64 = 1024;
 /// Bytes of one session's unanswered commands; past it the session is not read.
 pub(crate) const PIPELINE_BYTES: usize = 1 << 20;
 
-/// Output waiting for one client; past it the session is not read (backpressure).
+/// Output waiting for one client, beside what it is granted; past it the session asks for no more (backpressure).
 pub(crate) const OUTPUT_SOFT_BYTES: usize = 256 << 10;
+
+/// What a client is granted at most: as much unread output as there is input of it that is kept for it.
+pub(crate) const OUTPUT_GRANT_BYTES: usize = 32 << 20;
 
 /// Output waiting for one client; past it what it has asked for is put off if others wait behind that. Where it cannot
 /// be, the connection that feeds it is not read either, and gets no new work.
@@ -57,17 +60,17 @@ pub(crate) const CHUNK_KEEP_BYTES: usize = 128 << 10;
 /// socket is not read.
 pub(crate) const WAITING_INPUT_BYTES: usize = 64 << 10;
 
-/// Input of one session kept while a command of it is blocked, so that the client's end is seen behind it; past it the
-/// client is closed, as `client-query-buffer-limit` does on Redis.
-pub(crate) const BLOCKED_INPUT_BYTES: usize = 32 << 20;
+/// Input of one session kept while its client leaves replies unread, so that one which reads only once it has sent all
+/// gets there: past it the socket is not read. And while a command of it is blocked, so that the client's end is seen
+/// behind it: past it the client is closed, as `client-query-buffer-limit` does on Redis.
+pub(crate) const KEPT_INPUT_BYTES: usize = 256 << 20;
+
+/// The same of a client that has not authenticated where that is asked.
+pub(crate) const STRANGER_INPUT_BYTES: usize = 1 << 20;
 
 /// However short memory is, so much output may wait for one client: it is served on, and not closed for the memory that
 /// it takes.
 pub(crate) const SHED_BYTES: usize = 64 << 10;
-
-/// Input of one session kept while its client leaves replies unread, so that one which reads only once it has sent all
-/// gets there; past it the socket is not read.
-pub(crate) const UNREAD_INPUT_BYTES: usize = 32 << 20;
 
 /// Commands of an open MULTI kept for a replay on a new primary; past it a failover answers EXECABORT.
 pub(crate) const JOURNAL_BYTES: usize = 1 << 20;

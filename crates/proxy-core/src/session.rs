@@ -223,10 +223,10 @@ impl Session {
         match turn {
             Turn::Aside(command) => Box::pin(self.aside(command)),
             Turn::Held(command) => Box::pin(self.hold(command)),
-            Turn::LongLine(command) => {
-                self.put_back(&input::spelled_out(&command));
-                Box::pin(std::future::ready(Ok(())))
-            }
+            Turn::LongLine(command) => match self.consume(&input::spelled_out(&command)) {
+                (_, Stop::Turn(turn)) => self.off_the_common_way(turn),
+                _ => Box::pin(std::future::ready(Ok(()))),
+            },
             Turn::Large => Box::pin(self.large()),
             Turn::Recover => Box::pin(self.recover()),
             Turn::Leave => Box::pin(self.leave()),

@@ -29,7 +29,9 @@ impl Client {
             _ => state.early_bytes(seq, begun),
         };
         let unread = state.output.len() + early;
-        let stalled = unread >= limits::SHED_BYTES && unread >= memory.share() + spare && state.io.is_some();
+        let stalled = unread >= limits::SHED_BYTES
+            && unread >= memory.share() + spare + state.granted_bytes()
+            && state.io.is_some();
         if stalled {
             let feeders = &mut state.rare_mut().feeders;
             if !feeders.iter().any(|feeder| feeder.will_wake(cx.waker())) {
@@ -148,6 +150,7 @@ impl State {
         }
         if self.output.is_empty() {
             self.output = BytesMut::new();
+            self.forget_grant();
         }
         if !self.is_unread() {
             if waited {

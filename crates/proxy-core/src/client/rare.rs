@@ -20,6 +20,8 @@ pub(super) struct Rare {
     pub(super) feeders: Vec<Waker>,
     /// Bytes of input that the session keeps, where they are many.
     kept_bytes: usize,
+    /// What the client may leave unread beside what each may.
+    granted_bytes: usize,
 }
 
 // === impl Client ===
@@ -33,6 +35,18 @@ impl Client {
         } else if let Some(rare) = &mut state.rare {
             rare.kept_bytes = 0;
             state.forget_rare();
+        }
+    }
+
+    /// It leaves replies unread, and its session keeps so much input behind those: it may leave as much more, up to a
+    /// bound, until it has taken all.
+    pub(crate) fn grant(&self, input_bytes: usize) {
+        let state = &mut *self.state.borrow_mut();
+        let rare = state.rare_mut();
+        let granted = input_bytes.min(limits::OUTPUT_GRANT_BYTES);
+        if granted > rare.granted_bytes {
+            rare.granted_bytes = granted;
+            state.wake_feeders();
         }
     }
 
@@ -59,6 +73,7 @@ impl State {
                 && rare.returned.is_empty()
                 && rare.feeders.is_empty()
                 && rare.kept_bytes == 0
+                && rare.granted_bytes == 0
         });
     }
 
@@ -112,6 +127,19 @@ impl State {
         if let Some(rare) = &mut self.rare {
             rare.parked.clear();
             rare.parked_bytes = 0;
+        }
+    }
+
+    /// What the client may leave unread beside what each may.
+    pub(super) fn granted_bytes(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.granted_bytes)
+    }
+
+    /// It has taken all.
+    pub(super) fn forget_grant(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.granted_bytes = 0;
+            self.forget_rare();
         }
     }
 

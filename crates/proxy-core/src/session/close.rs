@@ -92,7 +92,7 @@ impl Session {
     pub(super) async fn settled(&mut self) -> Result<(), Close> {
         loop {
             let settled = poll_fn(|cx| {
-                if let Poll::Ready(close) = self.poll_broken(cx) {
+                if let Poll::Ready(close) = self.poll_broken_within(cx, self.kept_while_waiting()) {
                     return Poll::Ready(Err(close));
                 }
                 if self.client.has_returned() {
@@ -162,11 +162,11 @@ impl Session {
     /// The same while a node alone can end the wait: the client's end is not to be missed behind what it has sent.
     pub(super) async fn gone_while_blocked(&mut self) -> Close {
         poll_fn(|cx| {
-            let broken = self.poll_broken_within(cx, limits::BLOCKED_INPUT_BYTES);
+            let broken = self.poll_broken_within(cx, limits::KEPT_INPUT_BYTES);
             if broken.is_pending() && self.reading.has_ended() {
                 return Poll::Ready(Close(CloseReason::Client));
             }
-            if broken.is_pending() && self.input.len() >= limits::BLOCKED_INPUT_BYTES {
+            if broken.is_pending() && self.input.len() >= limits::KEPT_INPUT_BYTES {
                 return Poll::Ready(Close(CloseReason::Input));
             }
             broken

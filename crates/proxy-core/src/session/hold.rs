@@ -200,7 +200,7 @@ impl Session {
     /// there is room for it.
     async fn read_up(&mut self) -> Result<(), Close> {
         poll_fn(|cx| {
-            let broken = self.poll_broken_within(cx, limits::UNREAD_INPUT_BYTES);
+            let broken = self.poll_broken_within(cx, self.most_kept());
             match broken {
                 Poll::Pending if self.client.has_read_up() => Poll::Ready(Ok(())),
                 broken => broken.map(Err),
@@ -340,13 +340,7 @@ impl Session {
     /// Waits until nothing is in flight: all is answered, parked or came back.
     async fn landed(&mut self) -> Result<(), Close> {
         poll_fn(|cx| {
-            // Who reads only once it has sent all must get there.
-            let input = if self.client.has_read_up() {
-                limits::WAITING_INPUT_BYTES
-            } else {
-                limits::UNREAD_INPUT_BYTES
-            };
-            if let Poll::Ready(close) = self.poll_broken_within(cx, input) {
+            if let Poll::Ready(close) = self.poll_broken_within(cx, self.kept_while_waiting()) {
                 return Poll::Ready(Err(close));
             }
             self.client.poll_landed(cx).map(Ok)

@@ -80,8 +80,9 @@ impl Session {
         Poll::Ready(Ok(()))
     }
 
-    /// A client that leaves replies unread is read on, up to a bound, and nothing of that is looked at: it may be one
-    /// that reads only once it has sent all. Ready if it is gone.
+    /// A client that leaves replies unread is read on, up to a bound: it may be one that reads only once it has sent all.
+    /// As much as is kept of it, it may leave unread, so that small replies make room for large requests. Ready if it is
+    /// gone.
     #[cold]
     pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         ready!(self.client.poll_room_or_excess(cx));
@@ -89,15 +90,34 @@ impl Session {
             if self.client.poll_room(cx).is_ready() {
                 break;
             }
-            if self.reading.has_ended() || self.input.len() >= limits::UNREAD_INPUT_BYTES {
+            if self.reading.has_ended() || self.input.len() >= self.most_kept() {
                 return Poll::Pending;
             }
             if let Err(reason) = ready!(self.poll_fill(cx)) {
                 return Poll::Ready(reason);
             }
+            self.client.grant(self.input.len());
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// How much is kept of a client that may be one which reads only once it has sent all.
+    pub(super) fn most_kept(&self) -> usize {
+        if self.is_nobody() {
+            limits::STRANGER_INPUT_BYTES
+        } else {
+            limits::KEPT_INPUT_BYTES
+        }
+    }
+
+    /// How much is kept of it while it waits for what does not depend on its reading, but where that is overdue.
+    pub(super) fn kept_while_waiting(&self) -> usize {
+        if self.client.has_read_up() {
+            limits::WAITING_INPUT_BYTES
+        } else {
+            self.most_kept()
+        }
     }
 
     /// `frame` is input again, before all other.
@@ -175,6 +195,9 @@ impl Session {
     ) -> Result<Result<Command<Bytes>, RequestError>, Close> {
         loop {
             if let Some(request) = self.request_at_hand() {
+                if let Ok(command) = &request {
+                    refuse_http(command)?;
+                }
                 return Ok(request);
             }
             poll_fn(|cx| {
@@ -192,13 +215,30 @@ impl Session {
         }
     }
 
+    /// The first `len` bytes of the input. They share no memory with the rest, which would be copied whenever it grows.
+    fn cut(&mut self, len: usize) -> Bytes {
+        let rest = self.input.len().saturating_sub(len);
+        if len > rest.max(limits::REQUEST_SHARED_BYTES) {
+            let rest = BytesMut::from(self.input.get(len..).unwrap_or_default());
+            let mut request = std::mem::replace(&mut self.input, rest);
+            request.truncate(len);
+            return request.freeze();
+        }
+        let request = Bytes::copy_from_slice(self.input.get(..len).unwrap_or_default());
+        self.input.advance(len);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        request
+    }
+
     /// The client's next command, if it has come whole. The error is found again by whoever looks next.
     pub(super) fn request_at_hand(&mut self) -> Option<Result<Command<Bytes>, RequestError>> {
         while matches!(self.reading, Reading::Unscanned | Reading::LastUnscanned) {
             let limits = self.request_limits();
             match self.scan.advance(&self.input, &limits) {
                 Ok(Some(frame)) => {
-                    let bytes = self.input.split_to(frame.len).freeze();
+                    let bytes = self.cut(frame.len);
                     if frame.shape != RequestShape::Empty {
                         let command = Command::new(bytes, frame);
                         return Some(Ok(if frame.is_long_line() {
@@ -215,6 +255,14 @@ impl Session {
         }
         None
     }
+}
+
+/// Somebody makes a browser speak to us: it is over, as on Redis. A node would end the connection that it comes over.
+pub(super) fn refuse_http(command: &Command<Bytes>) -> Result<(), Close> {
+    if command.is_http() {
+        return Err(Close(CloseReason::Protocol));
+    }
+    Ok(())
 }
 
 /// An inline request as it would be with the lengths of its arguments. Past the limit a node may refuse the line, and that

@@ -66,7 +66,7 @@ impl Session {
                 return None;
             }
             commands += 1;
-            if self.denies(&command) {
+            if self.denies(&command) || command.is_http() {
                 return None;
             }
             match command.spec().class {

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::abort::Abort;
 use super::clients::is_own;
+use super::input::refuse_http;
 use super::rearm;
 use super::stream::Begun;
 use super::{Close, Session, shape_of};
@@ -64,6 +65,7 @@ impl Session {
                 Some(next) => next,
                 None => self.next_on(&mut stay).await?,
             };
+            refuse_http(&next)?;
         }
     }
 

@@ -268,6 +268,7 @@ fn a_client_that_hangs_up_behind_much_input_is_not_waited_for_any_more() {
     });
 }
 
+/// Guards `KEPT_INPUT_BYTES`.
 #[test]
 fn a_blocked_client_may_not_send_without_end() {
     run(async |world| {
@@ -275,7 +276,7 @@ fn a_blocked_client_may_not_send_without_end() {
         client.send("BLPOP q 0").await;
         settle().await;
         let piece = vec![b'x'; 1 << 20];
-        for _ in 0..32 {
+        for _ in 0..256 {
             client.send_bytes(&piece).await;
         }
         client.is_closed().await;

@@ -64,6 +64,33 @@ fn a_browser_is_sent_away() {
     });
 }
 
+/// A node would end the connection that its line came over, and with it what others have sent there.
+#[test]
+fn a_browser_is_sent_away_whatever_it_has_begun() {
+    run(async |world| {
+        for (begun, count, replies) in [
+            ("MULTI; INCR n", 2, "+OK +QUEUED"),
+            ("WATCH k", 1, "+OK"),
+            ("SUBSCRIBE c", 1, "[subscribe c :1]"),
+        ] {
+            for line in ["POST / HTTP/1.1", "Host: x"] {
+                let mut client = world.client();
+                client.send(begun).await;
+                assert_eq!(client.replies(count).await, replies);
+                client.send(&format!("{line}; FLUSHALL; EXEC")).await;
+                client.is_closed().await;
+            }
+        }
+        let mut client = world.client();
+        client.send("MULTI; POST /; FLUSHALL; EXEC").await;
+        assert_eq!(client.reply().await, "+OK");
+        client.is_closed().await;
+        for word in ["POST", "Host:", "FLUSHALL", "EXEC"] {
+            assert_eq!(world.a.received(word).len(), 0, "{word}");
+        }
+    });
+}
+
 #[test]
 fn the_door_has_a_bound() {
     run_with(

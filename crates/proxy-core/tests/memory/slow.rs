@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::common::node::Fault;
-use crate::common::world::{UNKNOWN, run, settle};
+use crate::common::world::{UNKNOWN, guard, run, run_with, settle};
 
 const BIG: usize = 10 << 20;
 const SECOND: Duration = Duration::from_secs(1);
@@ -281,27 +281,125 @@ fn a_client_that_reads_only_once_it_has_sent_all_is_served() {
     });
 }
 
-/// Guards `UNREAD_INPUT_BYTES`.
+/// Guards `KEPT_INPUT_BYTES` and `OUTPUT_GRANT_BYTES`.
 #[test]
 fn a_client_that_only_writes_is_not_read_for_ever() {
     run(async |world| {
         world.a.put("big", &vec![b'v'; BIG]);
         let mut client = world.narrow_client(64 << 10);
-        client.send("GET big; GET big").await;
-        let key = vec![b'k'; 100_000];
+        client.send(&["GET big"; 6].join("; ")).await;
+        let key = vec![b'k'; 200_000];
         let writing = async {
-            for _ in 0..1000 {
+            for _ in 0..1500 {
                 client.send_words(&[b"GET", &key]).await;
             }
         };
         let stuck = timeout(20 * SECOND, writing).await;
         assert!(
             stuck.is_err(),
-            "100 MB of requests were kept for a client that reads no reply"
+            "300 MB of requests were kept for a client that reads no reply"
         );
         let received = world.metric("slipring_received_bytes_total", "client");
-        assert!((10e6..40e6).contains(&received), "{received}");
+        assert!((260e6..280e6).contains(&received), "{received}");
+        let replies = world.metric("slipring_received_bytes_total", "node");
+        assert!((30e6..40e6).contains(&replies), "{replies}");
     });
+}
+
+/// As much as is kept of it, it may leave unread: small replies make room for large requests, and nobody waits for that.
+///
+/// Guards `Client::grant`, both where it lets the session ask and where the connection is read on.
+#[test]
+fn who_sends_much_and_is_told_little_is_served_before_it_reads() {
+    const REQUESTS: usize = 20_000;
+    run(async |world| {
+        world.a.put("x", &[b'v'; 100]);
+        let (mut client, mut other) = (world.narrow_client(64 << 10), world.client());
+        assert_eq!(other.ask("INCR n").await, ":1");
+        let request = format!("GET x{}", " ".repeat(1000));
+        let line = [request.as_str(); 100].join("\r\n");
+        for _ in 0..REQUESTS / 100 {
+            client.send_bytes(format!("{line}\r\n").as_bytes()).await;
+        }
+        client.send("INCR m").await;
+        settle().await;
+        let served = world.a.received("GET x").len();
+        assert!(
+            served > REQUESTS * 3 / 4,
+            "{served} of {REQUESTS}: the rest is kept until it reads"
+        );
+        let started = Instant::now();
+        assert_eq!(other.ask("INCR n; GET y").await, ":2 nil");
+        assert!(
+            started.elapsed() < Duration::from_millis(20),
+            "{:?}",
+            started.elapsed()
+        );
+        sleep(20 * SECOND).await;
+        for _ in 0..REQUESTS {
+            assert_eq!(client.frame().await.len(), 108);
+        }
+        assert_eq!(client.reply().await, ":1");
+        assert_eq!(world.a.received("GET x").len(), REQUESTS, "nothing was put off");
+        assert_eq!(world.metric("slipring_clients_closed_total", "output"), 0.0);
+    });
+}
+
+/// Guards `OUTPUT_STALL_BYTES` for who has taken all: what it was granted is over.
+#[test]
+fn what_a_client_may_leave_unread_is_forgotten_once_it_has_taken_all() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        let mut client = world.narrow_client(64 << 10);
+        client.send("GET big").await;
+        settle().await;
+        let ping = format!("PING{}\r\n", " ".repeat(1000));
+        client.send_bytes(ping.repeat(3000).as_bytes()).await;
+        settle().await;
+        assert_eq!(client.frame().await.len(), BIG + 13);
+        for _ in 0..3000 {
+            assert_eq!(client.frame().await.len(), 7);
+        }
+        let before = world.metric("slipring_received_bytes_total", "node");
+        client.send("GET big").await;
+        settle().await;
+        let more = world.metric("slipring_received_bytes_total", "node") - before;
+        assert!(more < 2_500_000.0, "{more} bytes were taken for it");
+    });
+}
+
+/// A change of database waits until all before it is answered, which is once the client has taken enough.
+#[test]
+fn a_client_that_reads_only_once_it_has_sent_all_is_served_around_a_select() {
+    run(async |world| {
+        world.a.put("big", &vec![b'v'; BIG]);
+        let mut client = world.narrow_client(64 << 10);
+        client.send("GET big; SELECT 0").await;
+        settle().await;
+        let pings = format!("PING{}\r\n", " ".repeat(1000)).repeat(1000);
+        let sent = timeout(SECOND, client.send_bytes(pings.as_bytes())).await;
+        assert!(sent.is_ok(), "it is not read while it waits");
+        assert_eq!(client.frame().await.len(), BIG + 13);
+        assert_eq!(client.reply().await, "+OK");
+        for _ in 0..1000 {
+            assert_eq!(client.frame().await.len(), 7);
+        }
+    });
+}
+
+/// Guards `STRANGER_INPUT_BYTES`.
+#[test]
+fn little_is_kept_of_who_has_not_authenticated() {
+    run_with(
+        |settings| guard(settings, b"secret"),
+        async |world| {
+            let mut stranger = world.narrow_client(64 << 10);
+            let flood = b"GET x\r\n".repeat(1 << 20);
+            assert!(timeout(SECOND, stranger.send_bytes(&flood)).await.is_err());
+            let received = world.metric("slipring_received_bytes_total", "client");
+            assert!(received < 2.5e6, "{received}");
+        },
+    );
 }
 
 #[test]
