@@ -1,5 +1,6 @@
 //! Which clients CLIENT LIST and CLIENT KILL mean. The node has judged the words already.
 
+use std::mem::discriminant;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -103,7 +104,11 @@ impl Filter {
                 }
                 _ => return None,
             };
-            filter.selections.push((sense, selection));
+            // Said twice, the last counts.
+            let kind = |of: &(Sense, Selection)| (of.0, discriminant(&of.1));
+            let said = (sense, selection);
+            filter.selections.retain(|before| kind(before) != kind(&said));
+            filter.selections.push(said);
         }
         Some((filter, skips))
     }

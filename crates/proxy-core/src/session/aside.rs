@@ -27,6 +27,12 @@ impl Session {
             // The node words the refusal; an argument short, no command has an effect.
             return self.hold(command).await;
         }
+        // No node is asked about these.
+        let here = spec.name.ends_with("unsubscribe") || spec.name == "replconf";
+        if here && self.is_nobody() && self.is_refused().await? {
+            self.answer(&command, &Error::NoAuth.reply());
+            return Ok(());
+        }
         self.catch_up_with_subscribers(spec.class).await?;
         let large = command.frame().len() > limits::REQUEST_SHARED_BYTES;
         match spec.class {

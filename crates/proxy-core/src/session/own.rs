@@ -64,7 +64,11 @@ impl Session {
                 self.answer_result(&command, greeting);
                 Ok(())
             }
-            _ if self.is_nobody() && self.is_refused().await? => {
+            // Redis knows which subcommands there are before it knows who asks.
+            name if (name != "client" || self.checks_here())
+                && self.is_nobody()
+                && self.is_refused().await? =>
+            {
                 self.answer(&command, &Error::NoAuth.reply());
                 Ok(())
             }
@@ -75,7 +79,7 @@ impl Session {
     }
 
     /// The node still asks for a password first.
-    async fn is_refused(&mut self) -> Result<bool, Close> {
+    pub(super) async fn is_refused(&mut self) -> Result<bool, Close> {
         if self.checks_here() {
             return Ok(true);
         }

@@ -137,6 +137,22 @@ fn a_tracking_client_forgets_all_when_the_primary_changes() {
     });
 }
 
+/// A push is no reply: who wants none is told all the same that it may have missed a change.
+#[test]
+fn a_tracking_client_that_wants_no_replies_forgets_all_when_the_primary_changes() {
+    for hush in ["OFF", "SKIP"] {
+        run(async |world| {
+            let mut client = world.client();
+            client.send("HELLO 3; CLIENT TRACKING ON").await;
+            client.replies(2).await;
+            client.send(&format!("CLIENT REPLY {hush}")).await;
+            settle().await;
+            world.switch();
+            assert_eq!(client.reply().await, INVALIDATE_ALL, "{hush}");
+        });
+    }
+}
+
 /// So many replies, whatever is pushed between them.
 async fn answers(client: &mut Client, count: usize) -> String {
     let mut answers = Vec::new();

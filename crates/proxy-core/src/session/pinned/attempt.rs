@@ -271,12 +271,12 @@ impl Session {
                     stay.note(command, kind, &frame, &mut self.profile);
                     return Ok(Attempt::Answered);
                 }
-                Ok(Arrival::Frame(ReplyKind::Push, frame)) => self.client.push(&frame),
+                Ok(Arrival::Frame(ReplyKind::Push, frame)) => self.client.push_past_hush(&frame),
                 Ok(Arrival::Frame(kind, frame)) => {
                     let pushes: Vec<_> = std::iter::from_fn(|| held.lease.conn().push_at_hand()).collect();
                     let attempt = self.take_answer(stay, command, call, kind, frame);
                     // DEBUG PROTOCOL push: Valkey writes it behind its reply.
-                    pushes.iter().for_each(|push| self.client.push(push));
+                    pushes.iter().for_each(|push| self.client.push_past_hush(push));
                     return Ok(attempt);
                 }
                 Err(_) => {

@@ -45,7 +45,7 @@ impl Session {
             close = self.broken() => return Err(close),
             made = tokio::time::timeout(JOIN_TIMEOUT, making) => made,
         };
-        self.client.push(&messages);
+        self.client.push_past_hush(&messages);
         match joined.map_err(io::Error::from).flatten() {
             // The user may no longer do there what it did here.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Close(CloseReason::Node)),
@@ -64,11 +64,11 @@ impl Session {
         let tracks = stream.standing.tracks() && stream.redirect.is_none();
         match self.profile.resp {
             Resp::Three if tracks || stream.roll.has(INVALIDATIONS) => {
-                self.client.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+                self.client.push_past_hush(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
             }
             Resp::Two if stream.roll.has(INVALIDATIONS) => {
                 let message = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n$-1\r\n";
-                self.client.push(message);
+                self.client.push_past_hush(message);
             }
             _ => {}
         }

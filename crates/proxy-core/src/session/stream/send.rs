@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use resp_codec::{Class, Command};
 
 use super::redirect;
-use super::state::{Fate, Pending, Stream, is_unanswered, waits_for_primary};
+use super::state::{Fate, Pending, Stream, is_silent, waits_for_primary};
 use super::vouch::Vouched;
 use crate::backend::NodeKey;
 use crate::backend::lease::Lease;
@@ -33,6 +33,11 @@ impl Session {
                 return;
             }
             match self.request_at_hand() {
+                Some(Ok(command)) if command.is_http() => {
+                    // It is the end, and found again.
+                    self.put_back(command.frame());
+                    return;
+                }
                 Some(Ok(command)) => next = command,
                 // What is malformed is found again.
                 Some(Err(_)) | None => return,
@@ -113,6 +118,17 @@ impl Stream {
                 self.pending.push_back(next);
                 continue;
             }
+            if is_silent(&next.command) {
+                if !self.pending.is_empty() {
+                    // Only when all before it is answered is it known whether it is refused, or queued.
+                    self.outbox.push_front(next);
+                    break;
+                }
+                let refused = resp == Resp::Two && !self.roll.is_empty();
+                if !refused && !self.transaction.is_open() {
+                    continue;
+                }
+            }
             let mut frame = next.armed(for_node(&next.command));
             if next.command.spec().name == "client|tracking" {
                 (frame, self.redirect) = redirect::translate(&next.command, &door.streams, node);
@@ -134,9 +150,7 @@ impl Stream {
             let class = next.command.spec().class;
             self.altered |= class != Class::Subscription && !class.is_shared();
             self.note_sent(&next.command);
-            if !is_unanswered(&next.command) {
-                self.pending.push_back(next);
-            }
+            self.pending.push_back(next);
             if chunk.len() + frame.len() > limits::CHUNK_BYTES {
                 self.write(lease, &mut chunk).await?;
             }

@@ -419,10 +419,11 @@ fn may_travel(pending: &Pending, wrote: bool) -> bool {
     harmless || (!wrote && may_resend(Sent::Maybe, shape_of(&pending.command).read, pending.resends))
 }
 
-/// Whether the node says nothing to it.
-pub(super) fn is_unanswered(command: &Command<Bytes>) -> bool {
+/// Whether the node does nothing for it and says nothing to it, since no replica has sent it: that is past SYNC.
+pub(super) fn is_silent(command: &Command<Bytes>) -> bool {
     let silent = |word: &[u8]| word.eq_ignore_ascii_case(b"ack") || word.eq_ignore_ascii_case(b"getack");
-    command.spec().name == "replconf" && command.arg(1).is_some_and(silent)
+    let in_pairs = command.args().count() % 2 == 1;
+    command.spec().name == "replconf" && in_pairs && command.arg(1).is_some_and(silent)
 }
 
 /// Whether the session sees to it, once all before it is answered.
