@@ -35,7 +35,7 @@ pub struct HandOff {
     clients: Vec<Rc<Client>>,
 }
 
-/// Whether [`route::plan`] sends the command over a shared connection.
+/// Whether `route::plan` sends the command over a shared connection.
 #[must_use]
 pub fn is_shared(shard: &Shard, reads: ReadPolicy, spec: &CommandSpec, turn: u64) -> bool {
     matches!(
