@@ -14,7 +14,7 @@ use sentinel_watcher::{BoxIo, Dial, Dialing, HostPort};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ServerConfig};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Accepted, Address, Incoming, Listen, NotOpened, Opened, Opening};
 use crate::metrics::RefuseReason;
@@ -37,12 +37,9 @@ struct TlsIncoming {
     config: Arc<ServerConfig>,
 }
 
-/// A client's connection.
-struct TlsClient(Box<server::TlsStream<BoxIo>>);
-
-/// A connection to a node or a sentinel. A write that fails has sent nothing that could be read: what was to be written
-/// may be sent again.
-struct TlsNode(Box<client::TlsStream<BoxIo>>);
+/// A connection, to a client or to a node or sentinel. A write to a node that fails has sent nothing that could be read: what
+/// was to be written may be sent again.
+struct Tls(Box<TlsStream<BoxIo>>);
 
 /// What one TLS record carries at most (RFC 8446, 5.1). Half a record is nothing: it cannot be deciphered.
 const RECORD_BYTES: usize = 16 << 10;
@@ -114,16 +111,16 @@ impl Incoming for TlsIncoming {
                 cause,
             })?;
             Ok(Opened {
-                io: Box::new(TlsClient(Box::new(stream))),
+                io: Box::new(Tls(Box::new(stream.into()))),
                 ends,
             })
         })
     }
 }
 
-// === impl TlsClient ===
+// === impl Tls ===
 
-impl AsyncRead for TlsClient {
+impl AsyncRead for Tls {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -133,8 +130,13 @@ impl AsyncRead for TlsClient {
     }
 }
 
-impl AsyncWrite for TlsClient {
+impl AsyncWrite for Tls {
+    /// To a node one record at a time: of several the first might arrive, and the last fail.
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let bytes = match &*self.0 {
+            TlsStream::Client(_) => bytes.get(..RECORD_BYTES).unwrap_or(bytes),
+            TlsStream::Server(_) => bytes,
+        };
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
@@ -147,38 +149,12 @@ impl AsyncWrite for TlsClient {
     }
 }
 
-impl Drop for TlsClient {
-    /// Says that it ends here, as far as the socket takes it at once: a peer must be able to tell an end from a cut.
+impl Drop for Tls {
+    /// Says to a client that it ends here, as far as the socket takes it at once: it must be able to tell an end from a cut.
     fn drop(&mut self) {
-        let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
-    }
-}
-
-// === impl TlsNode ===
-
-impl AsyncRead for TlsNode {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for TlsNode {
-    /// One record at a time: of several the first might arrive, and the last fail.
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let record = bytes.get(..RECORD_BYTES).unwrap_or(bytes);
-        Pin::new(&mut self.0).poll_write(cx, record)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        if let TlsStream::Server(_) = &*self.0 {
+            let _ = Pin::new(&mut self.0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 
@@ -196,7 +172,7 @@ impl Dial for TlsDial {
             let stream = self.inner.dial(to).await?;
             let connecting = TlsConnector::from(self.config.load_full()).connect(name, stream);
             let stream = tokio::time::timeout(self.timeout, connecting).await??;
-            Ok(Box::new(TlsNode(Box::new(stream))) as BoxIo)
+            Ok(Box::new(Tls(Box::new(stream.into()))) as BoxIo)
         })
     }
 }
