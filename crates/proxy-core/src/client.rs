@@ -209,17 +209,18 @@ impl Client {
     /// The same as [`Self::push`] for what the client gets although it has turned replies off: pushes, and what is
     /// published.
     pub(crate) fn push_past_hush(&self, bytes: &[u8]) {
-        let state = &mut *self.state.borrow_mut();
-        let hush = state.hush.take();
-        state.put(bytes);
-        state.hush = hush;
+        self.past_hush(bytes, State::put);
     }
 
     /// The same, written with what comes next.
     pub(crate) fn push_later_past_hush(&self, bytes: &[u8]) {
+        self.past_hush(bytes, State::put_later);
+    }
+
+    fn past_hush(&self, bytes: &[u8], put: fn(&mut State, &[u8])) {
         let state = &mut *self.state.borrow_mut();
         let hush = state.hush.take();
-        state.put_later(bytes);
+        put(state, bytes);
         state.hush = hush;
     }
 
@@ -402,8 +403,7 @@ impl State {
 
     /// The client takes its replies more slowly than they come.
     fn is_unread(&self) -> bool {
-        self.output.len() >= limits::OUTPUT_SOFT_BYTES
-            && self.output.len() >= limits::OUTPUT_SOFT_BYTES + self.granted_bytes()
+        self.output.len() >= limits::OUTPUT_SOFT_BYTES + self.granted_bytes()
     }
 
     fn wake_if_wanted(&mut self) {
