@@ -1,5 +1,4 @@
-//! Pieces of the hot path without what is around them, for `benches` to count. Behind the feature `bare`: the product is
-//! built without it.
+//! Pieces of the hot path without what is around them, for `benches` to count. Nothing of the product calls them.
 
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -2,7 +2,6 @@
 
 mod backend;
 mod backoff;
-#[cfg(feature = "bare")]
 #[doc(hidden)]
 pub mod bare;
 mod census;

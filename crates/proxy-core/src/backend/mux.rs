@@ -9,7 +9,6 @@
 //! ```
 //! `outbox` is the way there, `replies` the way back, `slow` what happens where somebody does not take his.
 
-#[cfg(feature = "bare")]
 mod bare;
 mod outbox;
 mod replies;
