@@ -29,3 +29,4 @@ mod slow;
 mod streams;
 mod subscribers;
 mod switch;
+mod tracking;

@@ -39,6 +39,8 @@ pub(crate) const HOLD: Duration = Duration::from_secs(10);
 /// How long a test may take, in its world's time.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// What a client that tracks in RESP3 is told when all that it caches may have changed.
+pub(crate) const INVALIDATE_ALL: &str = ">[invalidate nil]";
 /// What a write says when nobody knows what became of it, but for the node's address.
 pub(crate) const UNKNOWN: &str = "-UNKNOWN outcome: the connection to ";
 /// What becomes of a command that was held for so long.
