@@ -74,10 +74,9 @@ pub(crate) fn run() -> Result<bool> {
         "defects that tests must find",
         &[
             "test",
-            "--package",
-            "testkit",
+            "--workspace",
             "--features",
-            "sabotage",
+            "testkit/sabotage",
             "--test",
             "bite",
         ],
