@@ -1,12 +1,13 @@
 //! How much memory the process has, as the binary measures it, and what follows from that.
 //!
 //! ```text
-//!   easy  --9/10 of the limit-->  tight  --the limit-->  over
-//!                                 nothing new            besides: who has the most unread output is closed
+//!   easy  --9/10 of the limit-->  tight  --31/32 of it-->  over
+//!                                 nothing new              besides: who has the most unread output is closed
 //! ```
 //! The less is left, the less each client may leave unread: that comes first.
 //!
-//! Measured, not counted: what the kernel judges is resident memory, whoever holds it.
+//! Measured, not counted: what the kernel judges is resident memory, whoever holds it. The last thirty-second is for what comes
+//! between two measures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,11 +83,11 @@ impl Memory {
     pub fn pressure(&self) -> Pressure {
         let (resident, limit) = (self.resident(), self.limit());
         if limit == 0 || resident < limit / 10 * 9 {
-            Pressure::Easy
-        } else if resident <= limit {
-            Pressure::Tight
-        } else {
-            Pressure::Over(resident - limit)
+            return Pressure::Easy;
+        }
+        match resident.saturating_sub(self.aim()) {
+            0 => Pressure::Tight,
+            bytes => Pressure::Over(bytes),
         }
     }
 
@@ -96,8 +97,14 @@ impl Memory {
         if limit == 0 {
             return limits::OUTPUT_STALL_BYTES;
         }
-        let left = limit.saturating_sub(self.resident());
+        let left = self.aim().saturating_sub(self.resident());
         (left / limits::OUTPUT_SHARES).clamp(limits::SHED_BYTES, limits::OUTPUT_STALL_BYTES)
+    }
+
+    /// How much is not gone past, where it can be helped.
+    fn aim(&self) -> usize {
+        let limit = self.limit();
+        limit - limit / 32
     }
 
     /// Nothing new that takes much.
@@ -154,8 +161,9 @@ mod tests {
         memory.limit_to(Some(1000));
         check(899, Pressure::Easy);
         check(900, Pressure::Tight);
-        check(1000, Pressure::Tight);
-        check(1001, Pressure::Over(1));
+        check(969, Pressure::Tight);
+        check(970, Pressure::Over(1));
+        check(1001, Pressure::Over(32));
         memory.limit_to(None);
         check(1001, Pressure::Easy);
     }
@@ -171,10 +179,10 @@ mod tests {
         memory.limit_to(Some(512 << 20));
         for (resident, share) in [
             (10, 1024),
-            (448, 1024),
-            (480, 512),
-            (508, 64),
-            (511, 64),
+            (432, 1024),
+            (464, 512),
+            (492, 64),
+            (500, 64),
             (600, 64),
         ] {
             check(resident, share);

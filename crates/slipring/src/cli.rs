@@ -109,7 +109,7 @@ pub(crate) struct ClientArgs {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = values::count)]
     pub(crate) max_clients: usize,
 
-    /// Resident memory from nine tenths of which new clients and large commands are refused; past it, who has the most
+    /// Resident memory from nine tenths of which new clients and large commands are refused; past 31/32 of it, who has the most
     /// unread output is closed. Default: no limit. Stay below what the kernel grants.
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     pub(crate) max_memory: Option<usize>,
@@ -219,7 +219,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub(crate) pool_size: Option<usize>,
 
-    /// Shared connections of each worker to a node, for each user and database.
+    /// Shared connections of each worker to a node, for each user and database; one more is for readers of large replies.
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::count)]
     pub(crate) mux_connections: usize,
 

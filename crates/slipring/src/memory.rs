@@ -5,7 +5,7 @@ use std::time::Duration;
 use procfs::process::Process;
 use proxy_core::{Memory, Meter, Pressure};
 
-/// How often memory is measured: what all clients together can send meanwhile is what the tenth below the limit is for.
+/// How often memory is measured: what all clients together can send meanwhile is what the last part of the limit is for.
 const PACE: Duration = Duration::from_millis(10);
 
 /// Measures for as long as slipring runs.
@@ -38,7 +38,7 @@ fn tell(before: Pressure, now: Pressure, memory: &Memory) {
         }
         (Pressure::Easy | Pressure::Tight, Pressure::Over(_)) => tracing::warn!(
             resident,
-            "memory is over --max-memory: who has the most unread output is closed, nobody and nothing large is let in"
+            "memory is all but used up (--max-memory): who has the most unread output is closed, nobody and nothing large is let in"
         ),
         (Pressure::Tight | Pressure::Over(_), Pressure::Easy) => {
             tracing::info!(resident, "memory is no longer short");
