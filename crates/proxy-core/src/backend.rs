@@ -36,7 +36,7 @@ pub(crate) use link::{Link, NodeKey};
 pub(crate) struct Backend {
     link: Rc<Link>,
     profile: Profile,
-    /// The shared connections that take new commands; one a slot.
+    /// The shared connections that take new commands; one a slot. The last is for those who read large replies.
     muxes: RefCell<Vec<Option<Rc<Mux>>>>,
     /// Those that only finish what they have.
     leaving: RefCell<Vec<Rc<Mux>>>,
@@ -56,7 +56,7 @@ pub(crate) struct Backend {
 impl Backend {
     pub(crate) fn new(link: Rc<Link>, profile: Profile) -> Rc<Self> {
         Rc::new(Self {
-            muxes: RefCell::new(vec![None; link.settings.get().mux_connections.max(1)]),
+            muxes: RefCell::new(vec![None; link.settings.get().mux_connections.max(1) + 1]),
             leaving: RefCell::new(Vec::new()),
             pools: RefCell::default(),
             unused_since: Cell::new(None),
@@ -119,9 +119,19 @@ impl Backend {
 
     /// The shared connection number `turn` (modulo `--mux-connections`), opened where there is none.
     pub(crate) fn mux(&self, turn: u64) -> Rc<Mux> {
+        let common = self.muxes.borrow().len() as u64 - 1;
+        self.mux_at(usize::try_from(turn % common).unwrap_or_default())
+    }
+
+    /// The shared connection of those who read large replies, opened where there is none: others do not wait behind them.
+    pub(crate) fn mux_for_large(&self) -> Rc<Mux> {
+        let last = self.muxes.borrow().len() - 1;
+        self.mux_at(last)
+    }
+
+    fn mux_at(&self, at: usize) -> Rc<Mux> {
         let muxes = &mut *self.muxes.borrow_mut();
-        let at = usize::try_from(turn % muxes.len() as u64).unwrap_or_default();
-        let slot = muxes.get_mut(at).expect("the remainder is less than the length");
+        let slot = muxes.get_mut(at).expect("no slot is ever removed");
         if let Some(mux) = slot.as_ref().filter(|mux| mux.is_open()) {
             return Rc::clone(mux);
         }

@@ -48,6 +48,8 @@ pub(crate) struct Client {
     face: RefCell<Face>,
     /// The last command of the last batch.
     last: Cell<Option<CommandId>>,
+    /// Batches of commands for which it counts as a reader of large replies.
+    reads_large: Cell<u8>,
 }
 
 struct State {
@@ -130,6 +132,7 @@ impl Client {
             resting: Cell::new(true),
             face: RefCell::new(face),
             last: Cell::new(None),
+            reads_large: Cell::new(0),
         })
     }
 
@@ -146,6 +149,13 @@ impl Client {
     /// The client's last command is this.
     pub(crate) fn note(&self, command: CommandId) {
         self.last.set(Some(command));
+    }
+
+    /// Whether it got a large reply not many batches ago. Asked once a batch.
+    pub(crate) fn reads_large(&self) -> bool {
+        let left = self.reads_large.get();
+        self.reads_large.set(left.saturating_sub(1));
+        left > 0
     }
 
     /// Remembers whom to wake.

@@ -44,6 +44,10 @@ pub(crate) const SLOW_CLIENT_SECS: u64 = 10;
 /// A reply is held until complete up to here; past it its bytes are passed on as they come.
 pub(crate) const REPLY_WHOLE_BYTES: usize = 64 << 10;
 
+/// Batches of commands of one session without a reply past [`REPLY_WHOLE_BYTES`]; behind them it is no reader of large
+/// replies any more, and shares a connection with the others again.
+pub(crate) const LARGE_READER_BATCHES: u8 = 64;
+
 /// A request longer than this travels on a lease of its own, so that it stalls nobody else's, and is passed on as it comes.
 pub(crate) const REQUEST_SHARED_BYTES: usize = 256 << 10;
 

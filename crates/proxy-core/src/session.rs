@@ -64,6 +64,8 @@ pub(crate) struct Session {
     input: BytesMut,
     scan: RequestScan,
     reading: Reading,
+    /// It reads large replies: the shared connections that it takes are those of such readers.
+    reads_large: bool,
     primary: Option<Cached>,
     /// Boxed, for most sessions read from the primary.
     replica: Option<Box<Cached>>,
@@ -175,6 +177,7 @@ impl Session {
             input: BytesMut::new(),
             scan: RequestScan::default(),
             reading: Reading::Dry,
+            reads_large: false,
             primary: None,
             replica: None,
             wrote_at: None,
@@ -296,6 +299,7 @@ impl Session {
     /// Plans and sends each complete request in `input`. Returns how many bytes are done with, and why it stopped.
     fn consume(&mut self, input: &[u8]) -> (usize, Stop) {
         let limits = self.request_limits();
+        self.choose_company();
         let fleet = Rc::clone(&self.door.fleet);
         let may_share = self.may_enter() && fleet.paused().is_none();
         let settings = self.door.worker.settings.get();
@@ -408,6 +412,17 @@ impl Session {
         room
     }
 
+    /// Shares connections with readers of large replies from when it is one of them until it is no longer. Not while some
+    /// command of it is on its way: it would overtake itself.
+    fn choose_company(&mut self) {
+        let reads_large = self.client.reads_large();
+        if reads_large != self.reads_large && self.client.in_flight() == 0 && !self.client.has_returned() {
+            self.reads_large = reads_large;
+            self.primary = None;
+            self.replica = None;
+        }
+    }
+
     /// The shared connection that the last command of such a plan took takes more.
     fn is_open(&self, plan: Plan) -> bool {
         self.cached(plan).is_some_and(|cached| cached.mux.is_open())
@@ -418,7 +433,11 @@ impl Session {
         let fits = |cached: &Cached| cached.epoch == epoch && cached.plan == plan && cached.mux.is_open();
         if !self.cached(plan).is_some_and(fits) {
             let backend = self.door.fleet.backend_of(plan, &self.profile);
-            let mux = backend.mux(self.id);
+            let mux = if self.reads_large {
+                backend.mux_for_large()
+            } else {
+                backend.mux(self.id)
+            };
             let fresh = Cached { epoch, plan, mux };
             match plan {
                 Plan::Primary => self.primary = Some(fresh),

@@ -1,6 +1,8 @@
 //! The one place where the data plane starts tasks.
 
 use std::future::Future;
+use std::pin::pin;
+use std::task::Context;
 
 use tokio::task::JoinHandle;
 
@@ -15,4 +17,12 @@ where
     F::Output: 'static,
 {
     tokio::task::spawn_local(future)
+}
+
+/// Has the task of `cx` polled again, behind all others: those included whose sockets have become ready meanwhile.
+///
+/// # Panics
+/// Outside a runtime.
+pub(crate) fn wake_behind_others(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }

@@ -280,8 +280,11 @@ impl Mux {
                 tracing::error!(node = %self.link.node.address, %error, "the node's bytes make no sense; connection closed");
                 return Poll::Ready(error);
             }
+            if state.replies.is_passing() {
+                break;
+            }
         }
-        cx.waker().wake_by_ref();
+        crate::task::wake_behind_others(cx);
         Poll::Pending
     }
 

@@ -9,6 +9,7 @@ use resp_codec::CommandId;
 
 use super::Client;
 use super::face::Face;
+use crate::limits;
 use crate::memory::Memory;
 use crate::metrics::CloseReason;
 
@@ -168,6 +169,11 @@ impl Ticket {
     /// The client cannot be served any further: its session ends.
     pub(crate) fn break_off(&self, reason: CloseReason) {
         self.client.break_off(reason);
+    }
+
+    /// Its reply is a large one.
+    pub(crate) fn note_large(&self) {
+        self.client.reads_large.set(limits::LARGE_READER_BATCHES);
     }
 
     /// Passes on a part of the reply. Only when [`Self::is_next`].

@@ -47,6 +47,67 @@ fn a_deep_pipeline_has_its_turn_and_no_more() {
     });
 }
 
+/// Guards that readers of large replies have a connection of their own, that nobody overtakes himself on the way there, and
+/// `LARGE_READER_BATCHES`.
+#[test]
+fn nobody_waits_behind_large_replies_of_another() {
+    for (reads, node) in [(ReadPolicy::Primary, "a"), (ReadPolicy::Replica, "b")] {
+        run(async |world| {
+            let node = if node == "a" { &world.a } else { &world.b };
+            world.a.put("big", &[b'v'; 200_000]);
+            world.a.put("x", b"1");
+            let mut large = world.client_reading(reads);
+            let mut other = world.client_reading(reads);
+            let over = |line: &str| node.executed(line).last().map(|line| line.connection);
+            assert_eq!(other.ask("GET x").await, "1");
+            assert_eq!(large.ask("GET big").await.len(), 200_000);
+            assert_eq!(over("GET big"), over("GET x"), "nobody knew what it would read");
+            large.send("GET big; GET big").await;
+            for _ in 0..2 {
+                assert_eq!(large.reply().await.len(), 200_000);
+            }
+            assert_ne!(over("GET big"), over("GET x"));
+
+            node.always("GET big", Fault::Delay(SECOND));
+            large.send("GET big").await;
+            settle().await;
+            let started = Instant::now();
+            assert_eq!(other.ask("GET x").await, "1");
+            assert!(started.elapsed() < SECOND / 10, "{:?}", started.elapsed());
+            assert_eq!(large.reply().await.len(), 200_000);
+
+            for _ in 0..70 {
+                assert_eq!(large.ask("GET x; GET x").await, "1 1");
+            }
+            let again = over("GET x");
+            assert_eq!(other.ask("GET x").await, "1");
+            assert_eq!(over("GET x"), again, "it reads nothing large any more");
+        });
+    }
+}
+
+/// Guards that a session goes to the readers of large replies only once nothing of it is on its way elsewhere.
+#[test]
+fn who_turns_out_to_read_large_replies_does_not_overtake_itself() {
+    run(async |world| {
+        world.a.put("big", &[b'v'; 200_000]);
+        let mut client = world.client();
+        assert_eq!(client.ask("SET x 0").await, "+OK");
+        world.a.always("SET x 1", Fault::Delay(SECOND));
+        client.send("GET big; SET x 1").await;
+        assert_eq!(client.reply().await.len(), 200_000);
+        client.send("GET x").await;
+        assert_eq!(client.replies(2).await, "+OK 1");
+        assert_eq!(client.ask("GET x").await, "1");
+        let lines = world.a.executed("GET");
+        let [big, behind, after] = &lines[..] else {
+            panic!("{lines:?}")
+        };
+        assert_eq!(big.connection, behind.connection);
+        assert_ne!(behind.connection, after.connection);
+    });
+}
+
 /// Guards `CONGESTED_MS`, and that nobody overtakes himself where his connection takes nothing new.
 #[test]
 fn who_comes_late_does_not_stand_behind_all_that_was_asked() {
@@ -158,13 +219,15 @@ fn a_deep_pipeline_of_large_requests_is_read_no_further_than_its_bound() {
 fn nobody_has_more_than_a_turn() {
     /// A turn is of 512 KiB; whoever looks on may miss one or two.
     const TURN: f64 = 3.0 * 524_288.0;
+    /// One of a large reply is a quarter of it.
+    const LARGE_REPLY_TURN: f64 = TURN / 4.0;
     run(async |world| {
         world.widen(8 << 20);
         world.a.put("big", &vec![b'v'; BIG]);
         let mut client = world.narrow_client(16 << 20);
         client.send("GET big").await;
         let most = world.most_in_a_turn("node").await;
-        assert!(most < TURN, "{most} bytes of a value");
+        assert!(most < LARGE_REPLY_TURN, "{most} bytes of a value");
         assert_eq!(client.frame().await.len(), BIG + 13);
 
         client.send_bytes(&b"\r\n".repeat(1_000_000)).await;

@@ -381,6 +381,7 @@ impl State {
             && !replies.refused
             && !matches!(frame.first().or(part.first()), Some(b'-' | b'!' | b'>'));
         if large && ticket.is_next() && !ticket.is_behind_returned() {
+            ticket.note_large();
             ticket.parts(&replies.pieces, part);
             replies.passed = begun;
             replies.pieces = BytesMut::new();
