@@ -89,6 +89,8 @@ pub(crate) struct Sight<'a> {
     pub(crate) frames: &'a [u8],
     /// So many of the frames were answered before.
     pub(crate) done: usize,
+    /// Bytes of the request behind `frames`, which are the head of a large one.
+    pub(crate) unseen: usize,
 }
 
 /// What came for some of them at once.
@@ -159,7 +161,7 @@ impl Lookout {
             return;
         };
         let (reply_bytes, failed) = answered.reply(which);
-        let request_bytes = command.frame().len();
+        let request_bytes = command.frame().len() + sight.unseen;
         if let Some(hot) = self.findings.hot.get(self.worker) {
             let hot = &mut *hot.lock().unwrap_or_else(PoisonError::into_inner);
             hot.note(&command, request_bytes.max(reply_bytes), answered.at);
@@ -243,9 +245,10 @@ impl<'a> Sight<'a> {
         let mut rest = self.frames;
         let which = self.done as u64 + which;
         for at in 0..=which {
-            let found = RequestScan::default().advance(rest, &RequestLimits::AUTHENTICATED);
-            let found = found.ok().flatten()?;
-            let (frame, behind) = rest.split_at_checked(found.len)?;
+            let mut scan = RequestScan::default();
+            let found = scan.advance(rest, &RequestLimits::AUTHENTICATED).ok()?;
+            let found = found.or_else(|| scan.announced())?;
+            let (frame, behind) = rest.split_at_checked(found.len).unwrap_or((rest, &[]));
             if at == which {
                 return Some(Command::new(frame, found));
             }
@@ -276,10 +279,10 @@ impl Answered<'_> {
     }
 }
 
-/// Bytes from outside, as redis-cli shows them, at most `longest` of them.
-fn quoted(bytes: &[u8], longest: usize) -> String {
+/// Bytes from outside, as redis-cli shows them, at most `longest` of them; `unseen` more stand behind them.
+fn quoted(bytes: &[u8], longest: usize, unseen: usize) -> String {
     let (shown, rest) = bytes.split_at_checked(longest).unwrap_or((bytes, &[]));
-    match rest.len() {
+    match rest.len() + unseen {
         0 => format!("\"{}\"", shown.escape_ascii()),
         more => format!("\"{}... ({more} more bytes)\"", shown.escape_ascii()),
     }

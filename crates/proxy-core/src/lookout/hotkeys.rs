@@ -136,7 +136,7 @@ impl HotKeys {
 }
 
 fn shown(key: &[u8]) -> String {
-    quoted(key, limits::SAMPLED_KEY_BYTES)
+    quoted(key, limits::SAMPLED_KEY_BYTES, 0)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use resp_codec::Command;
@@ -64,7 +65,7 @@ impl SlowEntry {
             node: sight.node.clone(),
             peer: sight.client.peer.to_string(),
             name: sight.client.name.clone(),
-            arguments: shown(&command.args().collect::<Vec<_>>()),
+            arguments: shown(&arguments(command)),
         }
     }
 
@@ -75,26 +76,39 @@ impl SlowEntry {
             self.took.as_micros(),
             self.commands,
             self.peer,
-            quoted(&self.name, limits::SLOWLOG_ARGUMENT_BYTES),
+            quoted(&self.name, limits::SLOWLOG_ARGUMENT_BYTES, 0),
             self.node,
             self.arguments.join(" ")
         )
     }
 }
 
+/// The arguments, each with how many bytes of it are not there: of a large request only the head is.
+fn arguments<'a>(command: &'a Command<&[u8]>) -> Vec<(&'a [u8], usize)> {
+    let text = command.text();
+    let cut = |range: Range<usize>| {
+        let seen = text
+            .get(range.start..range.end.min(text.len()))
+            .unwrap_or_default();
+        (seen, range.len() - seen.len())
+    };
+    command.arg_ranges().map(cut).collect()
+}
+
 /// Arguments as they may be kept.
-fn shown(arguments: &[&[u8]]) -> Vec<String> {
+fn shown(arguments: &[(&[u8], usize)]) -> Vec<String> {
     let most = limits::SLOWLOG_ARGUMENTS;
     let kept = if arguments.len() > most {
         most - 1
     } else {
         arguments.len()
     };
-    let redacted = redacted(arguments);
+    let redacted = redacted(&arguments.iter().map(|(seen, _)| *seen).collect::<Vec<_>>());
     let mut shown: Vec<_> = redacted
         .iter()
+        .zip(arguments)
         .take(kept)
-        .map(|argument| quoted(argument, limits::SLOWLOG_ARGUMENT_BYTES))
+        .map(|(argument, (_, unseen))| quoted(argument, limits::SLOWLOG_ARGUMENT_BYTES, *unseen))
         .collect();
     if kept < arguments.len() {
         shown.push(format!("\"... ({} more arguments)\"", arguments.len() - kept));
@@ -143,7 +157,7 @@ mod tests {
     use super::*;
 
     fn kept(line: &str) -> String {
-        let words: Vec<_> = line.split(' ').map(str::as_bytes).collect();
+        let words: Vec<_> = line.split(' ').map(|word| (word.as_bytes(), 0)).collect();
         shown(&words).join(" ").replace('"', "")
     }
 

@@ -54,6 +54,28 @@ fn on_a_lease_it_is_the_same_but_what_waits_on_purpose_is_not_slow() {
     });
 }
 
+/// One that is passed on as it comes is not kept, but for its head.
+#[test]
+fn a_large_request_is_seen_as_others_are() {
+    run_with(looking, async |world| {
+        let mut client = world.client();
+        world.a.once("SET big", Fault::Delay(2 * SLOW));
+        client.send_words(&[b"SET", b"big", &vec![b'v'; 1 << 20]]).await;
+        assert_eq!(client.reply().await, "+OK");
+        let told = shown(world, "SLOWLOG").await;
+        let value = format!("\"{}... ({} more bytes)\"", "v".repeat(128), (1 << 20) - 128);
+        assert!(told.contains(&format!("\"SET\" \"big\" {value}")), "{told}");
+        let told = shown(world, "HOTKEYS").await;
+        // `*3`, `$3`, `SET`, `$3`, `big`, `$1048576`, and the value.
+        let bytes = 4 + 4 + 5 + 4 + 5 + 10 + (1 << 20) + 2;
+        assert!(
+            told.contains("key=\"big\"") && told.contains("command=set"),
+            "{told}"
+        );
+        assert!(told.contains(&format!("bytes={bytes}")), "{told}");
+    });
+}
+
 #[test]
 fn hot_keys_and_large_values_are_named() {
     run_with(looking, async |world| {

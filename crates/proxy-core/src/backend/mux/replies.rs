@@ -213,6 +213,7 @@ impl State {
                 client: &ticket.face(),
                 frames: self.outbox.bytes(place),
                 done,
+                unseen: 0,
             };
             lookout.see(&glance, &sight, answered);
         }

@@ -402,7 +402,7 @@ impl Session {
         };
         let took = call.since.elapsed();
         link.account(call.shape, command.spec().class, outcome, took);
-        self.point_out(&link, command, &reply, took);
+        self.point_out(&link, (command, call.unseen), &reply, took);
         if !kind.is_error() {
             self.door.fleet.heed(stay.told(command, &reply));
         }
@@ -413,8 +413,15 @@ impl Session {
         self.client.reply(&reply);
         Attempt::Answered
     }
-    /// Shows an answered command to whoever looks for slow and hot ones. What waits on purpose is not slow.
-    fn point_out(&self, link: &Link, command: &Command<Bytes>, reply: &[u8], took: Duration) {
+    /// Shows an answered command, of which so many bytes were not kept, to whoever looks for slow and hot ones. What waits
+    /// on purpose is not slow.
+    fn point_out(
+        &self,
+        link: &Link,
+        (command, unseen): (&Command<Bytes>, usize),
+        reply: &[u8],
+        took: Duration,
+    ) {
         let waits = command.may_block() || command.spec().class == Class::Wait;
         let Some(lookout) = link.lookout.as_ref().filter(|_| !waits) else {
             return;
@@ -432,6 +439,7 @@ impl Session {
                 client: &self.client.face(),
                 frames: command.frame(),
                 done: 0,
+                unseen,
             };
             lookout.see(&glance, &sight, &answered);
         }

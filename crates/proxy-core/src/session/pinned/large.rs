@@ -38,6 +38,8 @@ struct Way {
     waiting: BytesMut,
     /// Its end is in `waiting`, or sent.
     ended: bool,
+    /// Bytes of it that have gone so far, those that wait included.
+    len: usize,
 }
 
 /// How the passing of a request ended.
@@ -115,7 +117,10 @@ impl Session {
             return Ok(());
         }
         match self.pass(&mut stay, &mut call, &mut way).await? {
-            Passed::Whole => self.end(stay, call, &head).await,
+            Passed::Whole => {
+                call.unseen = way.len.saturating_sub(head.frame().len());
+                self.end(stay, call, &head).await
+            }
             Passed::Answered(reply) => {
                 stay.lose();
                 self.skip(&mut way).await?;
@@ -311,17 +316,19 @@ impl Session {
     /// How many of `bytes` may leave, and whether the request ends there.
     fn find(&mut self, bytes: &[u8], way: &mut Way) -> Result<usize, RequestError> {
         let limits = self.request_limits();
-        match self.scan.advance(bytes, &limits)? {
+        let passed = match self.scan.advance(bytes, &limits)? {
             Some(frame) => {
                 way.ended = true;
                 self.reading = self.reading.again();
-                Ok(frame.len)
+                frame.len
             }
             None => {
                 self.reading = self.reading.scanned();
-                Ok(self.scan.forget(bytes.len()))
+                self.scan.forget(bytes.len())
             }
-        }
+        };
+        way.len += passed;
+        Ok(passed)
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct Call {
     /// When its first attempt began: what is left of a blocking command's timeout is counted from here.
     pub(super) since: Instant,
     resent: bool,
+    /// Bytes of a large request that were passed on and not kept.
+    pub(super) unseen: usize,
     pub(super) node: Option<Rc<Link>>,
     /// A blocked reader's place in the census.
     pub(super) counted: Option<Counted>,
@@ -93,6 +95,7 @@ impl Call {
             disarmed: false,
             since: Instant::now(),
             resent: false,
+            unseen: 0,
             node: None,
             counted: None,
             refused: None,
