@@ -270,14 +270,7 @@ fn invalidations_find_whoever_shares_a_subscription() {
                 "[subscribe __redis__:invalidate :1]"
             );
         }
-        client.send("HELLO 3").await;
-        client.reply().await;
-        assert_eq!(
-            client.ask(&format!("CLIENT TRACKING ON REDIRECT {id}")).await,
-            "+OK"
-        );
-        let asked = world.a.received("CLIENT TRACKING ON REDIRECT");
-        assert!(!asked[0].text.contains(&i64::MAX.to_string()), "{asked:?}");
+        world.redirect(&mut client, id).await;
         assert_eq!(
             world.a.subscribers(),
             2,

@@ -347,6 +347,18 @@ impl World {
         self.network.widen(window);
     }
 
+    /// Has `client` track in RESP3, and what it is told go to the client `id`, which the node must be able to find.
+    pub(crate) async fn redirect(&self, client: &mut Client, id: &str) {
+        client.send("HELLO 3").await;
+        client.reply().await;
+        assert_eq!(
+            client.ask(&format!("CLIENT TRACKING ON REDIRECT {id}")).await,
+            "+OK"
+        );
+        let asked = self.a.received("CLIENT TRACKING ON REDIRECT");
+        assert!(!asked[0].text.contains(&i64::MAX.to_string()), "{asked:?}");
+    }
+
     /// How often the proxy has written to `host`.
     pub(crate) fn writes_to(&self, host: &str) -> u64 {
         self.network.writes("proxy", host)
